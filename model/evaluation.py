@@ -1,0 +1,119 @@
+"""How good predictions are: scores with their uncertainty, confusions, and paired comparison."""
+
+from dataclasses import dataclass
+from math import comb, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import PermanentError
+
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one digit is recognised. A score whose denominator is zero is 0."""
+
+    digit: int
+    precision: float  # of the images read as this digit, the share that is it
+    recall: float  # of the images that are this digit, the share read as it
+    f1: float  # harmonic mean of the two
+    support: int  # images that are this digit
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of predictions on labelled images; ``dataclasses.asdict`` makes it JSON-ready."""
+
+    accuracy: float
+    loss: float  # categorical cross-entropy, natural logarithm, mean per image
+    count: int
+    correct: int
+    ci95: tuple[float, float]  # Wilson interval of the accuracy
+    confusion: list[list[int]]  # images by true digit (row) and predicted digit (column)
+    classes: list[ClassScore]
+
+
+def evaluate(labels: NDArray[np.uint8], probabilities: NDArray[np.floating]) -> Evaluation:
+    """Score predictions, uint8 (n,) labels against float (n, 10) probabilities, n >= 1.
+
+    Raises:
+        PermanentError: a probability is not finite, as after a training that diverged.
+        ValueError: the shapes do not fit, or there is no image.
+    """
+    count = len(labels)
+    if count == 0 or probabilities.shape != (count, CLASSES):
+        raise ValueError(f"{labels.shape} labels do not fit {probabilities.shape} probabilities")
+    if not np.isfinite(probabilities).all():
+        raise PermanentError(
+            "The network's probabilities are not finite: its training diverged.",
+            "Train with a lower learning rate or another seed.",
+        )
+    confusion = confusion_matrix(labels, probabilities.argmax(axis=1))
+    correct = int(confusion.trace())
+    # The same clipping as Keras, so that one certain mistake does not make the loss infinite.
+    of_truth = probabilities[np.arange(count), labels].astype(np.float64).clip(1e-7, 1.0)
+    return Evaluation(
+        accuracy=correct / count,
+        loss=float(-np.log(of_truth).mean()),
+        count=count,
+        correct=correct,
+        ci95=wilson_interval(correct, count),
+        confusion=confusion.tolist(),
+        classes=class_scores(confusion),
+    )
+
+
+def confusion_matrix(
+    labels: NDArray[np.integer], predictions: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Count images by true digit (row) and predicted digit (column), int64 (10, 10)."""
+    cells = labels.astype(np.int64) * CLASSES + predictions
+    return np.bincount(cells, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
+
+
+def class_scores(confusion: NDArray[np.int64]) -> list[ClassScore]:
+    """Precision, recall and F1 of each digit."""
+    hits = confusion.diagonal()
+    predicted, support = confusion.sum(axis=0), confusion.sum(axis=1)
+    precision = hits / np.maximum(predicted, 1)
+    recall = hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(predicted + support, 1)
+    rows = zip(precision.tolist(), recall.tolist(), f1.tolist(), support.tolist(), strict=True)
+    return [ClassScore(digit, *row) for digit, row in enumerate(rows)]
+
+
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+    """95% interval of a proportion; it stays within 0..1 and holds up near both ends.
+
+    Wilson, E. B. (1927), Probable inference, the law of succession, and statistical inference.
+    """
+    z = 1.959963984540054  # 97.5% quantile of the normal distribution
+    share = correct / count
+    centre = share + z * z / (2 * count)
+    half = z * sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    scale = 1 + z * z / count
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def most_confident_mistakes(
+    labels: NDArray[np.uint8], probabilities: NDArray[np.floating], how_many: int
+) -> NDArray[np.int64]:
+    """Indices of the wrong predictions with the highest probability, highest first."""
+    mistakes = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    confidence = probabilities[mistakes].max(axis=1)
+    return mistakes[np.argsort(-confidence, kind="stable")[:how_many]]
+
+
+def mcnemar(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float:
+    """Two-sided p-value that two models, judged on the same images, are equally good.
+
+    The exact test: of the images that only one of them got right, each would get half.
+    McNemar, Q. (1947), Note on the sampling error of the difference between correlated proportions.
+    """
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    decided = only_a + only_b
+    tail = sum(comb(decided, k) for k in range(min(only_a, only_b) + 1))
+    everything: int = 2**decided
+    return min(1.0, 2 * tail / everything)

@@ -1,0 +1,222 @@
+"""What a run says to people: report.html, one file that loads nothing else, and model_card.md."""
+
+import base64
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from model.evaluation import ClassScore
+from model.exploration import Exploration
+
+REFERENCE_TRAIN, REFERENCE_TEST = 0.987, 0.983  # of the reference CNN, on the competition's data
+
+# Section and caption of each figure, in the order of the report.
+CAPTIONS = {
+    "label_counts": ("Explore", "Training images of each digit."),
+    "pixel_intensities": (
+        "Explore",
+        "Intensities of all pixels. Where train (area) and test (line) come from the same source,"
+        " they lie on each other.",
+    ),
+    "train_against_test": (
+        "Explore",
+        "Mean intensity of each image. D is the largest gap between the two cumulative"
+        " distributions; p is how often chance alone makes one as large.",
+    ),
+    "sample_grid": ("Explore", "Training images as they are, ink drawn black."),
+    "mean_images": ("Explore", "Mean of all training images of a digit."),
+    "learning_curves": (
+        "Train",
+        "Accuracy and loss by epoch. Training figures are taken while dropout is on and the"
+        " weights still change, so they may look worse than validation.",
+    ),
+    "confusion_matrix": (
+        "Evaluate",
+        "Rows are the true digits, columns what they were read as. Mistakes are in colour.",
+    ),
+    "class_scores": (
+        "Evaluate",
+        "Precision: of the images read as a digit, the share that is it. Recall: of the images"
+        " of a digit, the share read as it. F1: their harmonic mean.",
+    ),
+    "mistakes": ("Evaluate", "True digit, what it was read as, and how sure the model was."),
+}
+
+
+class Metrics(BaseModel):
+    """What metrics.json holds; further keys are kept, and not shown."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    train_accuracy: float
+    train_count: int
+    train_accuracy_ci95: tuple[float, float]
+    validation_accuracy: float
+    validation_count: int
+    validation_accuracy_ci95: tuple[float, float]
+    validation_loss: float
+    train_seconds: float
+    epochs_run: int
+    stopped_early: bool
+    parameters: int  # weights
+    test_accuracy: float | None = None  # where the source knows the test labels
+    test_count: int | None = None
+    test_accuracy_ci95: tuple[float, float] | None = None
+    public_score: float | None = None  # once Kaggle has scored the submission
+    submission_ref: int | None = None
+
+
+class DataFile(BaseModel, frozen=True):
+    """A file that the run read."""
+
+    name: str
+    sha256: str
+    rows: int
+
+
+class StageTime(BaseModel, frozen=True):
+    """How long a stage took in this run, and whether its result was there already."""
+
+    stage: str
+    seconds: float
+    cached: bool
+
+
+class SubmissionFile(BaseModel, frozen=True):
+    """The file for Kaggle, and what became of it."""
+
+    name: str
+    sha256: str
+    rows: int
+    decision: str  # one sentence: sent or not, and why
+
+
+class ReportContext(BaseModel, frozen=True):
+    """All that the report and the model card say."""
+
+    run_name: str
+    created: datetime
+    source: Literal["kaggle", "directory", "mnist", "sample"]
+    source_sentence: str
+    sample_notice: str | None  # what must be said of data that is not the competition's own
+    data: list[DataFile]
+    recipe: str
+    recipe_parameters: dict[str, Any]
+    seed: int
+    members: int
+    metrics: Metrics
+    classes: list[ClassScore]
+    history: list[dict[str, float]]  # the rows of history.csv
+    exploration: Exploration
+    figures: dict[str, bytes]  # PNGs by the name of their function in model.figures
+    submission: SubmissionFile
+    stages: list[StageTime]
+    versions: dict[str, str]
+    command: str
+
+    @field_validator("figures")
+    @classmethod
+    def _figures_have_captions(cls, figures: dict[str, bytes]) -> dict[str, bytes]:
+        if unknown := figures.keys() - CAPTIONS:
+            raise ValueError(f"no caption for {', '.join(sorted(unknown))}")
+        return figures
+
+
+class Score(NamedTuple):
+    """An accuracy with what must stand beside it."""
+
+    name: str
+    accuracy: float
+    interval: tuple[float, float] | None  # 95%; None where the count is not known
+    basis: str  # the data that it was measured on
+    comparison: str = ""  # with the reference, where that applies
+
+
+def render_report(context: ReportContext) -> str:
+    """The report as HTML, every figure inside."""
+    figures: dict[str, list[dict[str, str]]] = {}
+    for name, (section, caption) in CAPTIONS.items():
+        if name in context.figures:
+            uri = "data:image/png;base64," + base64.b64encode(context.figures[name]).decode()
+            figures.setdefault(section, []).append({"name": name, "caption": caption, "uri": uri})
+    return _render("report.html", context, figures=figures)
+
+
+def render_model_card(context: ReportContext) -> str:
+    """The model card as Markdown."""
+    return _render("model_card.md", context)
+
+
+def scores(context: ReportContext) -> list[Score]:
+    """The accuracies of the run: validation, then on test data where known, then training."""
+    m = context.metrics
+    found = [
+        Score(
+            "Validation accuracy",
+            m.validation_accuracy,
+            m.validation_accuracy_ci95,
+            f"{m.validation_count:,} labelled images that were not trained on",
+        )
+    ]
+    if m.test_accuracy is not None:
+        basis = f"{m.test_count:,} test images, used for nothing else"
+        found.append(Score("Test accuracy", m.test_accuracy, m.test_accuracy_ci95, basis))
+    if m.public_score is not None:
+        basis = (
+            f"Kaggle's public test images: {m.public_score:.5f} for submission {m.submission_ref}"
+        )
+        found.append(Score("Public score", m.public_score, None, basis))
+    basis = f"{m.train_count:,} images that were trained on"
+    found.append(Score("Training accuracy", m.train_accuracy, m.train_accuracy_ci95, basis))
+    if context.source == "sample":
+        return found
+    return [score._replace(comparison=_compare(score)) for score in found]
+
+
+def _compare(score: Score) -> str:
+    training = score.name == "Training accuracy"
+    reference = REFERENCE_TRAIN if training else REFERENCE_TEST
+    low, high = score.interval or (score.accuracy, score.accuracy)
+    verdict = "above" if low > reference else "below" if high < reference else "level with"
+    return f"{verdict} the reference, {reference:.1%} on {'train' if training else 'test'}"
+
+
+def _render(template: str, context: ReportContext, **more: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        percent=_percent, interval=_interval, duration=_duration, number=_number
+    )
+    facts = {name: getattr(context, name) for name in ReportContext.model_fields}
+    return environment.get_template(template).render(facts, scores=scores(context), **more)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}"
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}%"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def _number(value: Any) -> str:
+    """A number as a table shows it; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.4g}"

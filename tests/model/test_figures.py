@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from model import figures
+from model.evaluation import evaluate
+from model.exploration import explore, mean_images
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+DIGITS = load_digits()
+ENLARGED = np.pad(np.kron(DIGITS.images, np.ones((3, 3))) * 255 / 16, ((0, 0), (2, 2), (2, 2)))
+IMAGES, TEST_IMAGES = np.split(ENLARGED[:500, :, :, np.newaxis].astype(np.uint8), [300])
+LABELS = DIGITS.target[:300].astype(np.uint8)
+NOISE = np.random.default_rng(0).dirichlet(np.full(10, 0.3), 300)
+PROBABILITIES = 0.7 * NOISE + 0.3 * np.eye(10)[LABELS]
+NUMBERS = explore(IMAGES, LABELS, TEST_IMAGES)
+SCORES = evaluate(LABELS, PROBABILITIES)
+HISTORY = [
+    {
+        "epoch": epoch,
+        "train_accuracy": 0.9 + epoch / 100,
+        "train_loss": 1 / epoch,
+        "validation_accuracy": 0.95 + epoch / 250,
+        "validation_loss": 0.5 / epoch,
+    }
+    for epoch in range(1, 11)
+]
+
+Draw = Callable[[str | None], Figure]
+FIGURES: dict[str, Draw] = {
+    "label_counts": lambda notice: figures.label_counts(NUMBERS, notice),
+    "pixel_intensities": lambda notice: figures.pixel_intensities(NUMBERS, notice),
+    "train_against_test": lambda notice: figures.train_against_test(
+        IMAGES, TEST_IMAGES, NUMBERS, notice
+    ),
+    "sample_grid": lambda notice: figures.sample_grid(IMAGES, LABELS, notice),
+    "mean_images": lambda notice: figures.mean_images(mean_images(IMAGES, LABELS), notice),
+    "learning_curves": lambda notice: figures.learning_curves(HISTORY, 0.987, notice),
+    "confusion_matrix": lambda notice: figures.confusion_matrix(SCORES, notice),
+    "class_scores": lambda notice: figures.class_scores(SCORES, notice),
+    "mistakes": lambda notice: figures.mistakes(IMAGES, LABELS, PROBABILITIES, notice),
+}
+each_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES.keys())
+
+
+def texts(figure: Figure) -> str:
+    found = figure.findobj(Text)
+    return " | ".join(" ".join(text.get_text().split()) for text in found)
+
+
+@each_figure
+def test_png_is_sharp_small_and_the_same_bytes_each_time(draw: Draw, tmp_path: Path) -> None:
+    paths = tmp_path / "one.png", tmp_path / "two.png"
+    for path in paths:
+        figures.save(draw(None), path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    with Image.open(paths[0]) as picture:
+        assert picture.width == 1600
+        assert not picture.info
+    assert paths[0].stat().st_size < 200_000
+    assert not plt.get_fignums()
+
+
+@each_figure
+def test_notice_shows_in_full(draw: Draw) -> None:
+    notice = "This is a sample and not MNIST: " + "nothing here can be compared. " * 4
+    assert notice.strip() in texts(draw(notice))
+    assert "sample" not in texts(draw(None))
+
+
+def test_failed_save_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken.png").mkdir()
+    with pytest.raises(OSError, match=r"taken\.png"):
+        figures.save(FIGURES["mean_images"](None), tmp_path / "taken.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.png"]
+
+
+def test_titles_state_the_numbers() -> None:
+    wrong = SCORES.count - SCORES.correct
+    assert wrong > 24
+    assert f"{wrong} of 300 validation images are misread" in texts(FIGURES["confusion_matrix"](""))
+    assert f"{wrong} mistakes in 300" in texts(FIGURES["mistakes"](""))
+    counts = np.bincount(LABELS)
+    assert f"300 training images: {counts.min()} (digit" in texts(FIGURES["label_counts"](""))
+    assert "lowest at epoch 10 of 10: 0.0500" in texts(FIGURES["learning_curves"](""))
+
+
+def test_confusion_matrix_shows_every_count() -> None:
+    shown = texts(FIGURES["confusion_matrix"](None)).split(" | ")
+    for count in np.ravel(SCORES.confusion):
+        assert count == 0 or str(count) in shown
+
+
+def test_mistakes_name_truth_prediction_and_confidence() -> None:
+    probabilities = np.eye(10)[LABELS]
+    probabilities[7] = 0
+    probabilities[7, [2, 7]] = 0.875, 0.125
+    shown = texts(figures.mistakes(IMAGES, LABELS, probabilities))
+    assert "1 mistakes in 300" in shown
+    assert "7 read as 2" in shown
+    assert "87.5% sure" in shown
+
+
+def test_perfect_predictions_draw(tmp_path: Path) -> None:
+    certain = np.eye(10)[LABELS]
+    perfect = evaluate(LABELS, certain)
+    for figure in (
+        figures.mistakes(IMAGES, LABELS, certain),
+        figures.confusion_matrix(perfect),
+        figures.class_scores(perfect),
+    ):
+        figures.save(figure, tmp_path / "perfect.png")
+
+
+def test_learning_curves_of_several_networks() -> None:
+    history = [{**row, "member": member} for member in range(3) for row in HISTORY]
+    figure = figures.learning_curves(history, 0.987)
+    assert "3 networks" in texts(figure)
+    accuracy, loss = figure.axes
+    assert len(loss.lines) == 6
+    assert len(accuracy.lines) == 7  # and the wanted accuracy
+    assert "validation wanted: 98.7%" in texts(figure)
+
+
+@pytest.mark.parametrize("accuracy", [0.1, 0.9872, 1.0])
+def test_learning_curves_of_one_epoch_keep_a_readable_axis(accuracy: float) -> None:
+    row = {**HISTORY[0], "train_accuracy": accuracy, "validation_accuracy": accuracy}
+    axis = figures.learning_curves([row], accuracy).axes[0]
+    ticks = axis.get_yticks()
+    assert len(ticks) >= 2
+    assert ticks.min() <= axis.lines[0].get_ydata()[0] <= ticks.max()  # type: ignore[index]
