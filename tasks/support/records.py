@@ -1,0 +1,169 @@
+"""What stages hand each other: frozen records of a few numbers and references to files.
+
+A reference names a file of the workspace by its path inside it and its sha256. Whoever reads a
+record from the cache gets it only while every file that it names is there unaltered.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from tasks.support import workspace
+
+Source = Literal["kaggle", "directory", "mnist", "sample"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and strict about its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class File(Record):
+    """A file of the workspace, known by its contents."""
+
+    path: str  # relative to the workspace, with forward slashes
+    sha256: str
+    size: int  # bytes
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Reference a file that stands in its final place inside the workspace."""
+        return cls.model_construct(
+            path=path.relative_to(workspace.current().root).as_posix(),
+            sha256=workspace.sha256_of(path),
+            size=path.stat().st_size,
+        )
+
+    @classmethod
+    def keep(cls, made: Path) -> Self:
+        """Move a file that a stage made into the cache, under the name of its contents."""
+        digest = workspace.sha256_of(made)
+        target = workspace.current().files / (digest + made.suffix)
+        workspace.move_into_place(made, target)
+        return cls.at(target)
+
+    @property
+    def location(self) -> Path:
+        """Where the file is on this machine."""
+        return workspace.current().root / self.path
+
+    def array(self) -> NDArray[Any]:
+        """The contents of a NumPy file, read from disk as they are used; no pickle is loaded."""
+        return np.load(self.location, mmap_mode="r", allow_pickle=False)
+
+    @model_validator(mode="after")
+    def _is_there_unaltered(self) -> Self:
+        path = self.location
+        if not path.is_file() or path.stat().st_size != self.size:
+            raise ValueError(f"{path} is gone or was altered")
+        if workspace.sha256_of(path) != self.sha256:
+            raise ValueError(f"{path} was altered")
+        return self
+
+
+class Dataset(Record):
+    """The competition's files, as they came from their source."""
+
+    source: Source
+    notice: str | None  # what every output must say of the source; None for the competition's own
+    train: File
+    test: File
+    sample_submission: File
+    test_labels: File | None  # known where the source is no competition
+
+
+class TrainRows(Record):
+    """Checked training images and labels as NumPy files: uint8 (n, 28, 28, 1) and uint8 (n,)."""
+
+    images: File
+    labels: File
+    count: int
+
+
+class TestRows(Record):
+    """Checked test images as a NumPy file: uint8 (n, 28, 28, 1)."""
+
+    images: File
+    count: int
+
+
+class Digits(Record):
+    """What the stages after it need of the data, apart, so that each depends on what it reads."""
+
+    train: TrainRows
+    test: TestRows
+    positions: File  # float64 (n,): each training row's place in the seeded, stratified split
+
+
+class Exploration(Record):
+    """What the data looks like."""
+
+    numbers: File  # eda.json
+    figures: dict[str, File]
+    warnings: list[str]
+
+
+class Member(Record):
+    """One trained network."""
+
+    member: int
+    model: File
+    history: File  # CSV, one row an epoch
+    epochs_run: int
+    stopped_early: bool
+    train_seconds: float
+    parameters: int  # weights
+
+
+class Evaluation(Record):
+    """How good the model is, measured on training and validation rows."""
+
+    train_accuracy: float
+    train_count: int
+    train_accuracy_ci95: tuple[float, float]
+    train_loss: float
+    validation_accuracy: float
+    validation_count: int
+    validation_accuracy_ci95: tuple[float, float]
+    validation_loss: float
+    history: File  # history.csv, all members
+    correct: File  # NumPy bool (validation_count,): which of them were classified correctly
+    validation_rows: File  # NumPy int64 (validation_count,): which training rows were held out
+    numbers: File  # evaluation.json: confusion matrix, scores per class
+    figures: dict[str, File]
+
+
+class Predictions(Record):
+    """The checked submission.csv; how good it is where the source knows the answers."""
+
+    submission: File
+    rows: int
+    test_accuracy: float | None
+    test_accuracy_ci95: tuple[float, float] | None
+
+
+class Submission(Record):
+    """What became of the submission, and why."""
+
+    status: Literal["not sent", "pending", "complete", "error", "unknown"]
+    reason: str
+    ref: int | None = None
+    public_score: float | None = None
+
+
+class Run(Record):
+    """A finished run, for people."""
+
+    name: str
+    folder: str  # relative to the workspace
+    metrics: dict[str, Any]  # the content of metrics.json
+    rows: int  # predictions in submission.csv
+    submission: Submission
+    notice: str | None  # see Dataset
+    stage_seconds: dict[str, float]  # of the stages that ran; the others came from the cache

@@ -1,0 +1,135 @@
+"""The workspace: the one folder under which everything is written, and how files come to be there.
+
+    data/     the competition's files as they came
+    cache/    results/ (what each stage returned), files/ (what stages hand each other, named by
+              their sha256), checkpoints/ (trainings under way), locks/ (stages under way)
+    runs/     one folder a run, for people; ``latest`` points to the newest
+
+A cache entry holds no path of the machine, so the workspace can be moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model.errors import PermanentError
+
+ENVIRONMENT_VARIABLE = "DIGIT_RECOGNIZER_WORKSPACE"
+
+
+class Workspace:
+    """The folders of one workspace, and the seconds that each stage of this run took."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+        self.data = self.root / "data"
+        self.runs = self.root / "runs"
+        self.results = self.root / "cache" / "results"
+        self.files = self.root / "cache" / "files"
+        self.checkpoints = self.root / "cache" / "checkpoints"
+        self.locks = self.root / "cache" / "locks"
+        self.stage_seconds: dict[str, float] = {}
+
+    def make_folders(self) -> None:
+        """Create the folders; raise PermanentError where that cannot be done."""
+        try:
+            for folder in (self.data, self.runs, self.results, self.files, self.locks):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.files):
+                """The folders may be there and yet not be writable."""
+        except OSError as error:
+            raise PermanentError(
+                f"The workspace {self.root} cannot be written: {error.strerror or error}.",
+                "Choose another folder with --workspace, or mend its permissions.",
+            ) from error
+
+    @contextmanager
+    def temporary_folder(self) -> Iterator[Path]:
+        """An empty folder on the workspace's own disk, gone at the end."""
+        with tempfile.TemporaryDirectory(dir=self.files, prefix=".making-") as folder:
+            yield Path(folder)
+
+    def remove_finished_checkpoints(self) -> None:
+        """Remove the checkpoints of trainings whose result is in the cache."""
+        for folder in self.checkpoints.glob("*"):
+            if (self.results / folder.name).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def time_stage(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to the stage's sum."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - started
+            self.stage_seconds[name] = self.stage_seconds.get(name, 0.0) + seconds
+
+
+_current: Workspace | None = None
+
+
+def current() -> Workspace:
+    """The workspace of this process: that of the run under way, else of the environment.
+
+    The environment serves worker processes, on this machine or on another one.
+    """
+    global _current
+    if _current is None:
+        _current = Workspace(Path(os.environ.get(ENVIRONMENT_VARIABLE, "workspace")))
+        _current.make_folders()
+    return _current
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[Workspace]:
+    """Make ``root`` the workspace of this process, and of those that it starts."""
+    global _current
+    workspace = Workspace(root)
+    workspace.make_folders()
+    before, environment_before = _current, os.environ.get(ENVIRONMENT_VARIABLE)
+    _current, os.environ[ENVIRONMENT_VARIABLE] = workspace, str(workspace.root)
+    try:
+        yield workspace
+    finally:
+        _current = before
+        if environment_before is None:
+            del os.environ[ENVIRONMENT_VARIABLE]
+        else:
+            os.environ[ENVIRONMENT_VARIABLE] = environment_before
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Make ``target`` a whole file at once: another process sees all of it or nothing."""
+    with source.open("rb+") as file:
+        os.fsync(file.fileno())
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)  # somebody made a folder where the file belongs
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        Path(name).chmod(0o644)
+        move_into_place(Path(name), path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,28 @@
+"""Fixtures for all floors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import flows  # noqa: F401: sets what Prefect must find in the environment before it is imported
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from tasks.support import workspace
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "digit-recognizer"
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One temporary server and database for all tests that run tasks or flows."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def opened_workspace(tmp_path: Path) -> Iterator[workspace.Workspace]:
+    """An empty workspace that is the current one."""
+    with workspace.opened(tmp_path / "workspace") as opened:
+        yield opened

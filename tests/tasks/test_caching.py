@@ -1,0 +1,95 @@
+"""A stage's result is reused when, and only when, all that it depends on is the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect import flow
+
+from tasks.support import caching, workspace
+from tasks.support.records import File, Record
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+calls: list[str] = []
+
+
+class Made(Record):
+    file: File
+
+
+@caching.stage()
+def make(text: str) -> Made:
+    calls.append(text)
+    with workspace.current().temporary_folder() as folder:
+        path = folder / "made.txt"
+        path.write_text(text)
+        return Made(file=File.keep(path))
+
+
+@flow
+def making(root: Path, text: str, refresh: bool) -> Made:
+    with caching.kept_under(root, refresh=refresh, started=0.0):
+        return make(text)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Made]:
+    calls.clear()
+
+    def run(text: str = "a", *, root: str = "first", refresh: bool = False) -> Made:
+        return making(tmp_path / root, text, refresh)
+
+    return run
+
+
+def test_reused_for_the_same_input_only(run: Callable[..., Made]) -> None:
+    assert run("a") == run("a")
+    run("b")
+    assert calls == ["a", "b"]
+
+
+def test_refresh_makes_it_again(run: Callable[..., Made]) -> None:
+    run()
+    run(refresh=True)
+    assert calls == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text("x"),
+        lambda path: path.write_text("longer"),
+        lambda path: path.write_text(""),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["deleted", "altered", "longer", "cut", "a folder"],
+)
+def test_a_harmed_file_is_made_again(
+    run: Callable[..., Made], tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    made = run()
+    harm(tmp_path / "first" / made.file.path)
+    run()
+    assert calls == ["a", "a"]
+    assert (tmp_path / "first" / made.file.path).read_text() == "a"
+
+
+def test_a_damaged_result_is_made_again(run: Callable[..., Made], tmp_path: Path) -> None:
+    run()
+    (result,) = (tmp_path / "first/cache/results").iterdir()
+    result.write_text(result.read_text()[:-40])
+    run()
+    assert calls == ["a", "a"]
+
+
+def test_a_moved_workspace_keeps_its_cache(run: Callable[..., Made], tmp_path: Path) -> None:
+    run()
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    run(root="second")
+    assert calls == ["a"]
+    assert not (tmp_path / "first").exists()
