@@ -32,7 +32,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import exponential_backoff
 
 from model.errors import TransientError
-from tasks.support import workspace
+from tasks.support import tensorflow_import, workspace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +63,8 @@ def stage(
         @functools.wraps(function)
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
             with workspace.current().time_stage(name):
+                if "tensorflow" in libraries:
+                    tensorflow_import.load()
                 return function(*args, **kwargs)
 
         code = Path(sys.modules[function.__module__].__file__ or "")

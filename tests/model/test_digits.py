@@ -47,7 +47,7 @@ TEST = [",".join(map(str, row[1:])) for row in (HEADER, *CELLS)]
 def error_of(read: Callable[[Path], object], path: Path, content: str | bytes | list[str]) -> str:
     """The message with which a file of that content is refused."""
     if isinstance(content, list):
-        content = "\n".join(content)
+        content = "\n".join([*content, ""])
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(PermanentError) as caught:
         read(path)
@@ -148,6 +148,7 @@ def test_memory_is_the_result_and_a_few_blocks(tmp_path: Path) -> None:
 @given(row=st.integers(1, ROWS), column=st.integers(0, 784), text=st.sampled_from(BAD_CELLS))
 @example(row=1, column=0, text="")
 @example(row=1, column=0, text="10")
+@example(row=2, column=5, text="1000")
 @example(row=ROWS, column=784, text="256")
 @example(row=ROWS, column=784, text="")
 @example(row=digits.BLOCK_ROWS + 1, column=1, text="NaN")
@@ -163,6 +164,8 @@ def test_a_bad_cell_is_named(folder: Path, row: int, column: int, text: str) -> 
 
 @properties
 @given(row=st.integers(1, ROWS), column=st.integers(0, 783), extra=st.integers(1, 3))
+@example(row=ROWS, column=0, extra=1)
+@example(row=digits.BLOCK_ROWS, column=783, extra=1)
 def test_a_short_or_long_row_is_named(folder: Path, row: int, column: int, extra: int) -> None:
     path = folder / "bad.csv"
     short = error_of(
@@ -172,6 +175,12 @@ def test_a_short_or_long_row_is_named(folder: Path, row: int, column: int, extra
     assert re.search(place + f"pixel{max(column, 1)} is missing: .* {max(column, 1)} cells", short)
     long = error_of(digits.read_test, path, changed(TEST, row, lambda cells: cells + ["0"] * extra))
     assert re.search(place + f"pixel783 is not the last: .* {784 + extra} cells", long)
+
+
+def test_an_empty_cell_before_the_first_is_one_too_many(tmp_path: Path) -> None:
+    longer = changed(TEST, 1, lambda cells: ["", *cells])
+    message = error_of(digits.read_test, tmp_path / "bad.csv", longer)
+    assert "row 1 (line 2), column pixel783 is not the last: the row has 785 cells" in message
 
 
 def test_cells_that_move_to_the_next_row_are_found(tmp_path: Path) -> None:

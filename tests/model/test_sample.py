@@ -29,7 +29,7 @@ def test_the_ink_fits_the_box_and_is_centred(digits: Arrays) -> None:
     ink = digits[0][..., 0].astype(float)
     for profiles in (ink.sum(axis=1), ink.sum(axis=2)):
         inked = [np.flatnonzero(profile) for profile in profiles]
-        assert max(lines[-1] - lines[0] + 1 for lines in inked) == 20
+        assert 12 < max(lines[-1] - lines[0] + 1 for lines in inked) <= 20
         centres = profiles @ np.arange(28) / profiles.sum(axis=1)
         assert abs(centres - 14).max() <= 0.5
 
@@ -37,7 +37,7 @@ def test_the_ink_fits_the_box_and_is_centred(digits: Arrays) -> None:
 def test_shrunk_again_the_digits_are_those_of_scikit_learn(digits: Arrays) -> None:
     for image, small in zip(digits[0][:30, ..., 0], load_digits().images, strict=False):
         boxes = [image[y : y + 20, x : x + 20] for y in range(9) for x in range(9)]
-        shrunk = [zoom(box.astype(float), 0.4, order=1, grid_mode=True) for box in boxes]
+        shrunk = [zoom(box / 255, 0.4, mode="grid-constant", grid_mode=True) for box in boxes]
         assert max(np.corrcoef(box.ravel(), small.ravel())[0, 1] for box in shrunk) > 0.9
 
 

@@ -1,0 +1,15 @@
+"""The flow and its parameters; what Prefect must find in the environment before it is imported."""
+
+import os
+import time
+
+STARTED = time.monotonic()  # the first line of ours that a process runs
+
+# Set by the program so that nobody has to; what the user has set stays.
+for name, value in {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a fresh database
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # the temporary server would call home
+    "DO_NOT_TRACK": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # that there is no GPU is no error
+}.items():
+    os.environ.setdefault(name, value)

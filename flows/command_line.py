@@ -1,0 +1,124 @@
+"""The command line around the flow: arguments, one error line, exit codes, summary."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp, SettingsError
+
+from flows import STARTED
+from flows.settings import Settings
+from model.errors import PipelineError
+
+if TYPE_CHECKING:
+    from prefect import Flow
+
+    from tasks.support.records import Run
+
+FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+def parse(arguments: list[str]) -> Settings:
+    """Settings from the arguments and the environment; wrong usage ends the program with 2."""
+    try:
+        settings = CliApp.run(Settings, cli_args=arguments)
+    except ValidationError as error:
+        _wrong_usage("; ".join(_problem(e["loc"], e["msg"]) for e in error.errors()))
+    except SettingsError as error:
+        _wrong_usage(str(error).removeprefix("error parsing CLI: "))
+    if settings.debug:
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
+    return settings
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    option = "".join(f"--{str(part).replace('_', '-')}: " for part in location)
+    return option + message.removeprefix("Value error, ")
+
+
+def _wrong_usage(message: str) -> NoReturn:
+    print(f"error: {message} (see --help)", file=sys.stderr)
+    sys.exit(WRONG_USAGE)
+
+
+def run(flow: Flow[[Settings], Run], settings: Settings) -> int:
+    """Run the flow; print its summary, or one ``error:`` line; return the exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if not settings.debug:
+        for handler in logging.getLogger().handlers:  # the console's; the server gets all
+            handler.addFilter(_has_no_traceback)
+    try:
+        outcome = flow(settings)
+    except KeyboardInterrupt:
+        return _say("stopped by Ctrl-C; the same command goes on from here", INTERRUPTED)
+    except Exception as error:
+        if settings.debug:
+            traceback.print_exc()
+        if isinstance(error, PipelineError):
+            return _say(f"error: {error}", FAILED)
+        hint = "" if settings.debug else " Run it again with --debug for the traceback."
+        return _say(f"error: {type(error).__name__}: {error}.{hint}", FAILED)
+    print(summary(outcome, settings))
+    return 0
+
+
+def summary(run: Run, settings: Settings) -> str:
+    """What a finished run says on the terminal: how good, where, how long, what next."""
+    folder = settings.workspace / run.folder
+    lines = [
+        ("", run.notice),
+        ("test accuracy", _score(run.metrics, "test")),
+        ("validation accuracy", _score(run.metrics, "validation")),
+        ("training accuracy", _score(run.metrics, "train")),
+        ("submission", f"{folder / 'submission.csv'} ({run.rows:,} rows)"),
+        ("", run.submission.reason),
+        ("report", str(folder / "report.html")),
+        ("time", _times(run.stage_seconds)),
+        ("next", _next_step(run, settings)),
+    ]
+    return "\n".join([run.name, *(f"  {name:20} {text}" for name, text in lines if text)])
+
+
+def _score(metrics: dict[str, Any], rows: str) -> str | None:
+    if f"{rows}_accuracy" not in metrics:
+        return None
+    low, high = metrics[f"{rows}_accuracy_ci95"]
+    return (
+        f"{metrics[f'{rows}_accuracy']:.2%} of {metrics[f'{rows}_count']:,} images "
+        f"(95% interval {low:.2%} to {high:.2%})"
+    )
+
+
+def _times(stage_seconds: dict[str, float]) -> str:
+    ran = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stage_seconds.items())
+    return f"{time.monotonic() - STARTED:.1f} s in all; of it {ran}; the other stages were cached"
+
+
+def _next_step(run: Run, settings: Settings) -> str:
+    if run.notice:
+        return "--source kaggle with credentials, or --source mnist, for the real thing"
+    if settings.submit == "never":
+        return "open the report; then the same command with --submit always"
+    return "open the report"
+
+
+def _say(line: str, exit_code: int) -> int:
+    print(line, file=sys.stderr)
+    return exit_code
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    """The ``error:`` line says what is needed; Prefect's tracebacks say the same, at length."""
+    return not record.exc_info
+
+
+def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    sys.exit(_say("stopped by SIGTERM; the same command goes on from here", TERMINATED))

@@ -1,0 +1,77 @@
+"""The pipeline: from raw digits to a validated, and when asked submitted, Kaggle entry."""
+
+import sys
+from datetime import datetime
+
+from flows import STARTED, command_line
+from flows.settings import Settings
+
+if __name__ == "__main__":
+    settings = command_line.parse(sys.argv[1:])  # answers --help before the slow imports below
+
+from prefect import flow
+
+from model.recipes import recipe_for
+from tasks.download import download, resolve
+from tasks.evaluate import evaluate
+from tasks.explore import explore
+from tasks.predict import predict
+from tasks.preprocess import preprocess
+from tasks.publish import publish
+from tasks.submit import preflight, submit
+from tasks.support.caching import kept_under
+from tasks.support.records import Run
+from tasks.train import train
+
+
+@flow(
+    name="digit-recognizer", flow_run_name="{settings.recipe}-{settings.source}-seed{settings.seed}"
+)
+def mnist_flow(settings: Settings = Settings()) -> Run:  # noqa: B008: read once, from the environment
+    """Download, preprocess, explore, train, evaluate, predict, submit, publish."""
+    source, why = resolve(settings.source)
+    recipe = recipe_for(settings.recipe, **settings.recipe_overrides())
+    created = datetime.now().astimezone()
+    run_name = f"{created:%Y%m%d-%H%M%S}-{recipe.name}-{source}-seed{settings.seed}"
+
+    with kept_under(settings.workspace, refresh=settings.refresh, started=STARTED):
+        if settings.submit != "never":
+            preflight(settings.competition)
+
+        dataset = download(source, settings.competition, settings.data_dir)
+        digits = preprocess(dataset, settings.seed)
+        exploration = explore(digits.train, digits.test, dataset.notice)
+        members = [
+            train(digits.train, digits.positions, recipe.model_copy(update={"members": 1}), settings.seed, number)
+            for number in range(recipe.members)
+        ]
+        evaluation = evaluate(digits.train, digits.positions, recipe, members, dataset.notice)
+        predictions = predict(digits.test, members, dataset.sample_submission, dataset.test_labels)
+        submission = submit(
+            dataset,
+            predictions,
+            evaluation,
+            competition=settings.competition,
+            policy=settings.submit,
+            minimum_accuracy=settings.minimum_accuracy,
+            message=settings.message,
+            run_name=run_name,
+        )
+        return publish(
+            run_name,
+            created,
+            settings.model_dump(mode="json"),
+            settings.command(),
+            recipe,
+            dataset,
+            digits,
+            exploration,
+            members,
+            evaluation,
+            predictions,
+            submission,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(mnist_flow, settings))

@@ -1,0 +1,120 @@
+"""The parameters of the pipeline: the form in Prefect's UI, the command line and the environment.
+
+Every field can be given as ``--its-name`` and as ``DIGIT_RECOGNIZER_ITS_NAME``. No secret is ever
+one of them: they are shown in the UI and kept in ``config.json``.
+"""
+
+import shlex
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+UNSUBMITTABLE = {
+    "mnist": "the competition's test images are among MNIST's, so the answers would be known",
+    "sample": "its images are not the competition's",
+}
+
+
+class Settings(BaseSettings):
+    """Digit Recognizer: from raw digits to a validated, and when asked submitted, Kaggle entry."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DIGIT_RECOGNIZER_",
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="mnist_flow.py",
+        cli_kebab_case=True,
+        cli_implicit_flags="toggle",
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_exit_on_error=False,
+    )
+
+    source: Literal["auto", "kaggle", "directory", "mnist", "sample"] = Field(
+        default="auto",
+        description="Where the digits come from. auto: kaggle where credentials are found, "
+        "else the embedded sample.",
+    )
+    data_dir: Path | None = Field(
+        default=None,
+        description="For --source directory: a folder with the competition's zip or CSV files.",
+    )
+    competition: str = Field(
+        default="digit-recognizer", pattern=r"^[a-z0-9-]+$", description="Kaggle's competition."
+    )
+    recipe: Literal["classic"] = Field(
+        default="classic",
+        description="How to train. classic: the reference CNN, Adam, batch 50, 10 epochs.",
+    )
+    epochs: int | None = Field(
+        default=None, ge=1, le=1000, description="Most epochs to train (default: the recipe's)."
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, le=10_000, description="Images an update (default: the recipe's)."
+    )
+    target_accuracy: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Stop at the first epoch that reaches it on the validation rows "
+        "(default: the recipe's).",
+    )
+    members: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Networks in the ensemble (default: the recipe's).",
+    )
+    validation_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the training rows held out (default: the recipe's).",
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="Same seed, data and machine: the same submission."
+    )
+    submit: Literal["never", "always"] = Field(
+        default="never", description="Whether to send the submission; never checks everything."
+    )
+    minimum_accuracy: float = Field(
+        default=0.983,
+        ge=0,
+        le=1,
+        description="Nothing is sent below this validation accuracy.",
+    )
+    message: str = Field(
+        default="", max_length=300, description="Description of the submission on Kaggle."
+    )
+    workspace: Path = Field(
+        default=Path("workspace"), description="The one folder under which all is written."
+    )
+    refresh: bool = Field(default=False, description="Make every stage's result again.")
+    debug: bool = Field(default=False, description="Log at DEBUG level; show tracebacks.")
+
+    def recipe_overrides(self) -> dict[str, Any]:
+        """The fields that override the recipe, where they are given."""
+        names = {"epochs", "batch_size", "target_accuracy", "members", "validation_fraction"}
+        return self.model_dump(include=names, exclude_none=True)
+
+    def command(self) -> str:
+        """The command line that runs the same again; fields with their defaults are left out."""
+        words = ["python", "flows/mnist_flow.py"]
+        for name, value in self.model_dump(mode="json", exclude_defaults=True).items():
+            words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
+        return shlex.join(words)
+
+    @model_validator(mode="after")
+    def _source_and_folder_agree(self) -> Self:
+        if self.source == "directory" and self.data_dir is None:
+            raise ValueError("--source directory needs --data-dir: the folder with the files")
+        if self.source != "directory" and self.data_dir is not None:
+            raise ValueError(f"--data-dir is read with --source directory, not {self.source}")
+        if self.submit != "never" and self.source in ("mnist", "sample"):
+            raise ValueError(
+                f"nothing from --source {self.source} can be submitted: {UNSUBMITTABLE[self.source]}; "
+                "use --source kaggle or directory, or --submit never"
+            )
+        return self

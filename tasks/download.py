@@ -1,0 +1,141 @@
+"""Stage 1: bring the competition's three files into the workspace, from one of four sources."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from model import digits
+from model.errors import PermanentError
+from tasks.support import archive, kaggle_client, workspace
+from tasks.support.caching import stage
+from tasks.support.records import Dataset, File, Source
+
+TRAIN, TEST, SAMPLE_SUBMISSION = archive.MEMBERS
+TEST_LABELS = "test_labels.csv"
+
+NOTICES: dict[Source, str | None] = {
+    "kaggle": None,
+    "directory": None,
+    "mnist": "This is Keras' copy of MNIST (60,000 + 10,000), not the competition's files: "
+    "nothing from it can be submitted.",
+    "sample": "This is scikit-learn's embedded sample (1,797 digits of 8x8 pixels), not MNIST: "
+    "its figures say nothing about the competition.",
+}
+
+
+def resolve(source: str) -> tuple[Source, str]:
+    """Settle ``auto``; return the source and the sentence that says why."""
+    if source != "auto":
+        return source, f"Source: {source}, as asked."  # type: ignore[return-value]
+    form = kaggle_client.credentials_form()
+    if form:
+        return "kaggle", f"Source: kaggle, since credentials were found ({form})."
+    return "sample", (
+        "Source: the embedded sample, since no Kaggle credentials were found. For the real thing: "
+        "--source kaggle with credentials, --source mnist without an account, or "
+        "--source directory --data-dir DIR."
+    )
+
+
+def contents(inputs: dict[str, Any]) -> str:
+    """Digest of the files in ``data_dir``, whatever the folder is called."""
+    if inputs["source"] != "directory":
+        return ""
+    digests = [f"{p.name} {workspace.sha256_of(p)}" for p in files_in(inputs["data_dir"])]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def files_in(folder: Path | None) -> list[Path]:
+    """The competition's zip, or its three CSV files, in ``folder``."""
+    if folder is None or not folder.is_dir():
+        raise PermanentError(
+            f"{folder} is no folder.", "Give --data-dir the folder with the competition's files."
+        )
+    csv_files = [folder / name for name in archive.MEMBERS]
+    if all(path.is_file() for path in csv_files):
+        return csv_files
+    zips = sorted(folder.glob("*.zip"))
+    if len(zips) == 1:
+        return zips
+    missing = ", ".join(path.name for path in csv_files if not path.is_file())
+    found = f"{len(zips)} zip files" if zips else "no zip file"
+    raise PermanentError(
+        f"{folder} lacks {missing} and holds {found}.",
+        "Put the competition's zip, and no other, or its three CSV files there.",
+    )
+
+
+@stage("scikit-learn", "keras", reads=contents, excludes=("data_dir",))
+def download(source: Source, competition: str, data_dir: Path | None) -> Dataset:
+    """Fetch the files and put them, whole, under ``workspace/data``."""
+    name = {"kaggle": competition, "directory": ""}.get(source, source)
+    if source == "directory":
+        name = "directory-" + contents({"source": source, "data_dir": data_dir})[:12]
+    with workspace.current().temporary_folder() as folder:
+        if source == "kaggle":
+            kaggle_client.KaggleClient().download(competition, folder)
+        elif source == "directory":
+            copy_or_extract(files_in(data_dir), folder)
+        elif source == "mnist":
+            write_mnist(folder)
+        else:
+            write_sample(folder)
+        files = {
+            path.name: put(path, workspace.current().data / name / path.name)
+            for path in sorted(folder.glob("*.csv"))
+        }
+    return Dataset(
+        source=source,
+        notice=NOTICES[source],
+        train=files[TRAIN],
+        test=files[TEST],
+        sample_submission=files[SAMPLE_SUBMISSION],
+        test_labels=files.get(TEST_LABELS),
+    )
+
+
+def put(made: Path, target: Path) -> File:
+    """Move a whole file to its place."""
+    workspace.move_into_place(made, target)
+    return File.at(target)
+
+
+def copy_or_extract(files: list[Path], folder: Path) -> None:
+    """From a zip or from CSV files."""
+    if files[0].suffix == ".zip":
+        archive.extract(files[0], folder)
+    else:
+        for path in files:
+            shutil.copyfile(path, folder / path.name)
+
+
+def write_mnist(folder: Path) -> None:
+    """Keras' own MNIST in the competition's format; the network is needed the first time."""
+    import keras
+
+    try:
+        (train, train_labels), (test, test_labels) = keras.datasets.mnist.load_data()
+    except Exception as error:
+        raise PermanentError(
+            f"Keras could not fetch MNIST: {error}.",
+            "Check the network, or use --source sample, which needs none.",
+        ) from error
+    write_files(folder, train, train_labels, test, test_labels)
+
+
+def write_sample(folder: Path) -> None:
+    """The embedded sample in the competition's format."""
+    from model import sample
+
+    write_files(folder, *sample.split_like_competition(*sample.sample_digits()))
+
+
+def write_files(folder: Path, train: Any, train_labels: Any, test: Any, test_labels: Any) -> None:
+    """The three files of the competition, and the answers that a competition keeps to itself."""
+    digits.write_train(folder / TRAIN, train, train_labels)
+    digits.write_test(folder / TEST, test)
+    digits.write_submission(folder / SAMPLE_SUBMISSION, test_labels * 0)
+    digits.write_submission(folder / TEST_LABELS, test_labels)

@@ -1,0 +1,39 @@
+"""Stage 2: parse and check the files, and give each training row its place in the split."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model import digits
+from tasks.support import workspace
+from tasks.support.caching import stage
+from tasks.support.records import Dataset, Digits, File, TestRows, TrainRows
+
+
+@stage("numpy")
+def preprocess(dataset: Dataset, seed: int) -> Digits:
+    """Turn CSV into checked uint8 arrays; raise PermanentError that names file, row and column.
+
+    Pixels stay uint8 here: every network's first layer normalises them to 0..1, and the loss
+    one-hot encodes the labels, batch by batch.
+    """
+    train, labels = digits.read_train(dataset.train.location)
+    test = digits.read_test(dataset.test.location)
+    positions = digits.stratified_positions(labels, seed)
+    with workspace.current().temporary_folder() as folder:
+        for name, array in {
+            "train": train,
+            "labels": labels,
+            "test": test,
+            "positions": positions,
+        }.items():
+            np.save(folder / name, array, allow_pickle=False)
+        return Digits(
+            train=TrainRows(
+                images=File.keep(folder / "train.npy"),
+                labels=File.keep(folder / "labels.npy"),
+                count=len(train),
+            ),
+            test=TestRows(images=File.keep(folder / "test.npy"), count=len(test)),
+            positions=File.keep(folder / "positions.npy"),
+        )

@@ -1,0 +1,212 @@
+"""Stage 8: the run's folder for people, and its artifacts in Prefect's UI."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import platform
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from model.recipes import Recipe
+from tasks.support import run_folder, workspace
+from tasks.support.caching import stage
+from tasks.support.records import (
+    Dataset,
+    Digits,
+    Evaluation,
+    Exploration,
+    File,
+    Member,
+    Predictions,
+    Run,
+    Submission,
+)
+
+STAGES = ("download", "preprocess", "explore", "train", "evaluate", "predict", "submit")
+LIBRARIES = ("tensorflow", "keras", "numpy", "prefect", "kaggle")
+
+
+@stage(cached=False)
+def publish(
+    name: str,
+    created: datetime,
+    settings: dict[str, Any],
+    command: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    digits: Digits,
+    exploration: Exploration,
+    members: list[Member],
+    evaluation: Evaluation,
+    predictions: Predictions,
+    submission: Submission,
+) -> Run:
+    """Write ``runs/<name>`` whole or not at all, point ``runs/latest`` to it, make artifacts."""
+    from model import report
+
+    metrics = collect_metrics(
+        name, settings, recipe, dataset, members, evaluation, predictions, submission
+    )
+    figures = {**exploration.figures, **evaluation.figures}
+    context = report.ReportContext.model_validate(
+        {
+            "run_name": name,
+            "created": created,
+            "source": dataset.source,
+            "source_sentence": dataset.notice or SOURCE_SENTENCES[dataset.source],
+            "sample_notice": dataset.notice,
+            "data": [
+                {"name": "train.csv", "sha256": dataset.train.sha256, "rows": digits.train.count},
+                {"name": "test.csv", "sha256": dataset.test.sha256, "rows": digits.test.count},
+            ],
+            "recipe": recipe.name,
+            "recipe_parameters": recipe.model_dump(),
+            "seed": settings["seed"],
+            "members": len(members),
+            "metrics": metrics,
+            "classes": read_json(evaluation.numbers)["classes"],
+            "history": history_rows(evaluation.history),
+            "exploration": read_json(exploration.numbers),
+            "figures": {figure: file.location.read_bytes() for figure, file in figures.items()},
+            "submission": {
+                "name": "submission.csv",
+                "sha256": predictions.submission.sha256,
+                "rows": predictions.rows,
+                "decision": submission.reason,
+            },
+            "stages": stage_times(),
+            "versions": versions(),
+            "command": command,
+        }
+    )
+    files: dict[str, File | str] = {
+        "submission.csv": predictions.submission,
+        "history.csv": evaluation.history,
+        "eda.json": exploration.numbers,
+        "evaluation.json": evaluation.numbers,
+        **{f"figures/{figure}.png": file for figure, file in figures.items()},
+        **{model_name(member, members): member.model for member in members},
+        "metrics.json": run_folder.as_json(metrics),
+        "config.json": run_folder.as_json(
+            {
+                "settings": settings,
+                "recipe": recipe.model_dump(),
+                "command": command,
+                "versions": versions(),
+            }
+        ),
+        "report.html": report.render_report(context),
+        "model_card.md": report.render_model_card(context),
+    }
+    folder = run_folder.write(name, files)
+    make_artifacts(metrics, figures, folder, report.render_model_card(context))
+    workspace.current().remove_finished_checkpoints()
+    return Run(
+        name=name,
+        folder=folder.relative_to(workspace.current().root).as_posix(),
+        metrics=metrics,
+        submission=submission,
+        rows=predictions.rows,
+        notice=dataset.notice,
+        stage_seconds=dict(workspace.current().stage_seconds),
+    )
+
+
+SOURCE_SENTENCES = {
+    "kaggle": "The competition's files, downloaded from Kaggle.",
+    "directory": "The competition's files, from a folder.",
+}
+
+
+def collect_metrics(
+    name: str,
+    settings: dict[str, Any],
+    recipe: Recipe,
+    dataset: Dataset,
+    members: list[Member],
+    evaluation: Evaluation,
+    predictions: Predictions,
+    submission: Submission,
+) -> dict[str, Any]:
+    """The content of metrics.json; keys whose value is not known are left out."""
+    metrics = {
+        "run": name,
+        "source": dataset.source,
+        "recipe": recipe.name,
+        "seed": settings["seed"],
+        "members": len(members),
+        **evaluation.model_dump(exclude={"history", "correct", "validation_rows", "numbers", "figures"}),
+        "test_accuracy": predictions.test_accuracy,
+        "test_accuracy_ci95": predictions.test_accuracy_ci95,
+        "test_count": predictions.rows if predictions.test_accuracy is not None else None,
+        "epochs_run": max(member.epochs_run for member in members),
+        "stopped_early": any(member.stopped_early for member in members),
+        "train_seconds": round(sum(member.train_seconds for member in members), 3),
+        "parameters": sum(member.parameters for member in members),
+        "submission_sha256": predictions.submission.sha256,
+        "submission_status": submission.status,
+        "submission_ref": submission.ref,
+        "public_score": submission.public_score,
+    }
+    return {key: value for key, value in metrics.items() if value is not None}
+
+
+def stage_times() -> list[dict[str, Any]]:
+    """Where the time went; a stage that did not run took its result from the cache."""
+    seconds = workspace.current().stage_seconds
+    return [
+        {"stage": name, "seconds": seconds.get(name, 0.0), "cached": name not in seconds}
+        for name in ("start-up", *STAGES)
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that a reader will ask for."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def model_name(member: Member, members: list[Member]) -> str:
+    """``model.keras``, or ``model-00.keras`` and so on for an ensemble."""
+    return "model.keras" if len(members) == 1 else f"model-{member.member:02d}.keras"
+
+
+def make_artifacts(
+    metrics: dict[str, Any], figures: dict[str, File], folder: Path, card: str
+) -> None:
+    """What Prefect's UI shows of the run: the model card with its pictures, and the metrics."""
+    pictures = [
+        f"![{name}](data:image/png;base64,{base64.b64encode(figures[name].location.read_bytes()).decode()})"
+        for name in ("confusion_matrix", "learning_curves", "mistakes")
+    ]
+    create_markdown_artifact(
+        key="run-summary",
+        description=f"The run's folder: {folder}",
+        markdown="\n\n".join([card, *pictures]),
+    )
+    create_table_artifact(
+        key="run-metrics",
+        description=f"metrics.json of {folder.name}",
+        table=[{"metric": key, "value": as_text(value)} for key, value in metrics.items()],
+    )
+
+
+def as_text(value: object) -> str:
+    """A metric as the table shows it."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def history_rows(history: File) -> list[dict[str, Any]]:
+    """The rows of history.csv."""
+    with history.location.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(file: File) -> Any:
+    """The content of a JSON file of the workspace."""
+    return json.loads(file.location.read_text())

@@ -1,0 +1,186 @@
+"""Stage 7: send submission.csv to Kaggle, at most once, and bring its score home."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from model.errors import PermanentError
+from model.evaluation import mcnemar
+from tasks.support.caching import stage
+from tasks.support.kaggle_client import KaggleClient, Patience, credentials_form
+from tasks.support.ledger import SENT, Entry, Judged, Ledger
+from tasks.support.records import Dataset, Evaluation, Predictions, Source, Submission
+from tasks.support.sending import Sender, now
+
+Policy = Literal["never", "if-better", "always"]
+SIGNIFICANT = 0.05
+
+NOT_FROM: dict[Source, str] = {
+    "mnist": "Nothing from MNIST can be submitted: the competition's test images are among it.",
+    "sample": "Nothing from the embedded sample can be submitted: it is other data than Kaggle's.",
+}
+
+
+def preflight(
+    competition: str, *, secret_block: str | None = None, patience: Patience | None = None
+) -> str:
+    """Check, before any work, that Kaggle would take a submission; say what was found."""
+    kaggle = KaggleClient(secret_block, patience)
+    kaggle.check_access(competition)
+    left = kaggle.submissions_left(competition)
+    if left == 0 and not Ledger.current().latest(competition):  # else Kaggle may have this one
+        raise PermanentError(
+            "The limit of submissions is reached: none is left today.",
+            "Run it again after 00:00 UTC, when the count starts anew, or use --submit never.",
+        )
+    return (
+        f"Kaggle: the credentials ({kaggle.form}) work, the rules of {competition} are accepted, "
+        f"submissions left today: {'unknown before the first' if left is None else left}."
+    )
+
+
+@stage(cached=False)
+def submit(
+    dataset: Dataset,
+    predictions: Predictions,
+    evaluation: Evaluation,
+    *,
+    competition: str,
+    policy: Policy,
+    minimum_accuracy: float,
+    message: str,
+    run_name: str,
+    secret_block: str | None = None,
+    patience: Patience | None = None,
+) -> Submission:
+    """Decide whether to send, send what Kaggle does not have, and wait for the score.
+
+    Raises:
+        PermanentError: Kaggle refuses it, or the source cannot be submitted.
+        TransientError: Kaggle could not be asked; nothing was sent.
+    """
+    hindrance = NOT_FROM.get(dataset.source) or below_the_gate(evaluation, minimum_accuracy)
+    if policy == "never":
+        return Submission(
+            status="not sent",
+            reason=hindrance or what_sending_needs(credentials_form(secret_block)),
+        )
+    if dataset.source in NOT_FROM:
+        raise PermanentError(NOT_FROM[dataset.source], "Use another --source, or --submit never.")
+    ledger = Ledger.current()
+    sender = Sender(KaggleClient(secret_block, patience), ledger)
+    entry = Entry(
+        time=now(),
+        competition=competition,
+        digest=predictions.submission.sha256,
+        status="sending",
+        run=run_name,
+        judged=judge(dataset, evaluation),
+    )
+    with ledger.locked():  # two runs at once send one after the other
+        sender.settle(competition)
+        if hindrance:
+            return Submission(status="not sent", reason=hindrance)
+        found = sender.find(entry)
+        if found:
+            entry, reason = found, "Kaggle has this submission already; it was not sent again."
+        else:
+            worth_it, reason = True, "--submit is always."
+            if policy == "if-better":
+                worth_it, reason = compare(entry.judged, best_sent(ledger, competition), evaluation)
+            if not worth_it:
+                return Submission(status="not sent", reason=reason)
+            content = predictions.submission.location.read_bytes()
+            entry = sender.send(entry, content, describe(entry, evaluation, message))
+    return outcome(sender.await_score(entry), reason)
+
+
+def below_the_gate(evaluation: Evaluation, minimum_accuracy: float) -> str | None:
+    """Why the model is not good enough to be sent, if so."""
+    if evaluation.validation_accuracy >= minimum_accuracy:
+        return None
+    return (
+        f"The validation accuracy {evaluation.validation_accuracy:.4f} is under "
+        f"--minimum-accuracy {minimum_accuracy}: such a model is never sent."
+    )
+
+
+def what_sending_needs(form: str | None) -> str:
+    """Of a submission that passes all checks."""
+    needed = f"The credentials found ({form}) would be used" if form else "It needs credentials"
+    return (
+        "--submit is never. The submission passes the checks; --submit always sends it. "
+        f"{needed}: see docs/submitting.md."
+    )
+
+
+def judge(dataset: Dataset, evaluation: Evaluation) -> Judged:
+    """What the ledger keeps of the model's quality."""
+    rows = np.load(evaluation.validation_rows.location)
+    return Judged(
+        accuracy=evaluation.validation_accuracy,
+        ci95=evaluation.validation_accuracy_ci95,
+        train_sha256=dataset.train.sha256,
+        rows_sha256=evaluation.validation_rows.sha256,
+        wrong_rows=rows[~np.load(evaluation.correct.location)].tolist(),
+    )
+
+
+def best_sent(ledger: Ledger, competition: str) -> Entry | None:
+    """The best model that was submitted from this workspace."""
+    sent = [entry for entry in ledger.latest(competition).values() if entry.status in SENT]
+    return max(sent, key=lambda entry: entry.judged.accuracy, default=None)
+
+
+def compare(own: Judged, best: Entry | None, evaluation: Evaluation) -> tuple[bool, str]:
+    """Whether a model is better than the best that was submitted, and the sentence that says why.
+
+    On the same validation rows by McNemar's test, on different ones by their 95% intervals.
+    """
+    if best is None:
+        return True, "It is the first submission from this workspace."
+    other = best.judged
+    if (own.train_sha256, own.rows_sha256) == (other.train_sha256, other.rows_sha256):
+        rows = np.load(evaluation.validation_rows.location)
+        p = mcnemar(~np.isin(rows, own.wrong_rows), ~np.isin(rows, other.wrong_rows))
+        better = own.accuracy > other.accuracy and p < SIGNIFICANT
+        how = f"McNemar's test on the same {len(rows):,} rows: p = {p:.2g}"
+    else:
+        better = own.ci95[0] > other.ci95[1]
+        how = "on different rows, 95% intervals {:.4f}-{:.4f} and {:.4f}-{:.4f}".format(
+            *own.ci95, *other.ci95
+        )
+    return better, (
+        f"Its validation accuracy {own.accuracy:.4f} is {'' if better else 'not '}better than "
+        f"{other.accuracy:.4f} of run {best.run}, the best submitted before ({how})."
+    )
+
+
+def describe(entry: Entry, evaluation: Evaluation, message: str) -> str:
+    """The submission's description; the digest comes first, lest it be cut off."""
+    low, high = evaluation.validation_accuracy_ci95
+    return f"sha256:{entry.digest} " + (
+        message
+        or f"{entry.run}: validation accuracy {evaluation.validation_accuracy:.4f} "
+        f"({low:.4f}-{high:.4f}, {evaluation.validation_count:,} rows)"
+    )
+
+
+def outcome(entry: Entry, reason: str) -> Submission:
+    """What became of it, in words."""
+    status: Literal["complete", "error", "unknown"] = "unknown"
+    if entry.status == "complete":
+        status, told = "complete", f"Submission {entry.ref} is scored: {entry.score} (public)."
+    elif entry.status == "error":
+        status, told = "error", f"Kaggle could not score submission {entry.ref}: {entry.reason}"
+    elif entry.ref:
+        told = f"Submission {entry.ref} is not scored yet; a later run with --submit fetches it."
+    else:
+        told = (
+            f"Whether it arrived is unknown: {entry.reason} The next run with --submit settles it."
+        )
+    return Submission(
+        status=status, reason=f"{reason} {told}", ref=entry.ref, public_score=entry.score
+    )

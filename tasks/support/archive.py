@@ -1,0 +1,73 @@
+"""The competition's zip: its three files are taken out by name, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+
+from model.errors import PermanentError
+
+MEMBERS = ("train.csv", "test.csv", "sample_submission.csv")
+MOST_BYTES = 256 << 20  # of one member; the competition's largest has 77 MB
+MOST_TIMES = 100  # a member may be larger than its compressed form; digits reach 9
+SMALL = 1 << 20  # members below this are never a bomb
+
+
+class DamagedError(PermanentError):
+    """The zip was cut or altered on its way; another copy may be whole."""
+
+
+def extract(archive: Path, folder: Path) -> list[Path]:
+    """Extract exactly ``MEMBERS`` into ``folder``, in constant memory, and return their paths.
+
+    Raises:
+        DamagedError: it is no zip, or its bytes do not fit its checksums.
+        PermanentError: a member is missing, unexpected, encrypted or too large.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            check(archive, file.infolist())
+            for name in MEMBERS:
+                with file.open(name) as source, (folder / name).open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)  # no more than the size it states
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that: a place before 0
+            raise
+        raise DamagedError(
+            f"{archive.name} is no whole zip file ({error}).",
+            "Download it again from the competition's data page.",
+        ) from error
+    return [folder / name for name in MEMBERS]
+
+
+def check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse what the competition's zip does not hold, before a byte is written."""
+    names = [member.filename for member in members]
+    for member in members:
+        name, size = member.filename, member.file_size
+        if name not in MEMBERS:
+            leaves = name.startswith(("/", "\\")) or ".." in Path(name.replace("\\", "/")).parts
+            raise refused(
+                archive, f"{name!r}, which {'leaves' if leaves else 'is unexpected in'} its folder"
+            )
+        if size > MOST_BYTES or (size > SMALL and size > MOST_TIMES * member.compress_size):
+            raise refused(archive, f"{name} of {size:,} bytes, which is absurdly large")
+        if member.flag_bits & 0x1 or member.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise refused(archive, f"{name} encrypted or in an unusual compression")
+    for name in MEMBERS:
+        if names.count(name) != 1:
+            raise refused(archive, f"{name} {names.count(name)} times instead of once")
+
+
+def refused(archive: Path, what: str) -> PermanentError:
+    """The error for a zip that is not the competition's."""
+    return PermanentError(
+        f"{archive.name} holds {what}; nothing was taken from it.",
+        f"Use the competition's own zip: it holds exactly {', '.join(MEMBERS)}.",
+    )

@@ -1,0 +1,366 @@
+"""Kaggle, through its own client, made safe to build on.
+
+Left to itself that client authenticates against production when it is imported, waits for ever
+for a silent server, gives up at once when a call fails, and exits the process where it finds no
+credentials. Here every call has a time-out, what may be repeated is repeated a bounded number of
+times, and every failure is an error with its cause and the page or command that mends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from model.errors import PermanentError, PipelineError, TransientError
+from tasks.support import archive, kaggle_credentials
+from tasks.support.kaggle_credentials import NEW_TOKEN, credentials_form
+from tasks.support.kaggle_errors import NoAnswerError, explained, unusable
+
+__all__ = ["KaggleClient", "NoAnswerError", "Patience", "Sent", "credentials_form"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 512 << 20  # of a download
+PAGE_SIZE = 100  # submissions
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for Kaggle, in seconds."""
+
+    connect: float = 10
+    answer: float = 30  # of silence
+    again: tuple[float, ...] = (1, 2, 4)  # before each further try of a call that may be repeated
+    asked: float = 30  # the longest Retry-After that is waited for
+    refused: float = 10  # after a 500 or 503, before a submission is believed not recorded
+    settle: float = 60  # the same, after an answer was lost
+    score: float = 180  # for the score, once the submission is there
+    poll: float = 1  # between two looks; it grows
+
+    def to_settle(self, failure: NoAnswerError) -> float:
+        """How long after a failed ``create_submission`` the submission may yet show up."""
+        if failure.status == 429:
+            return 1 if failure.retry_after is None else failure.retry_after
+        return self.refused if failure.status in (500, 503) else self.settle
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A submission as Kaggle lists it."""
+
+    ref: int
+    description: str
+    status: Literal["pending", "complete", "error"]
+    public_score: float | None
+    error: str  # Kaggle's reason
+
+
+class KaggleClient:
+    """The calls that the pipeline makes; the first of them authenticates.
+
+    Raises:
+        PermanentError: no or bad credentials, rules not accepted, an unknown competition, ...
+        NoAnswerError: Kaggle did not answer, or not usably, at every try.
+    """
+
+    def __init__(self, secret_block: str | None = None, patience: Patience | None = None) -> None:
+        self.secret_block = secret_block
+        self.patience = patience or Patience()
+        self.form = credentials_form(secret_block)
+
+    def check_access(self, competition: str) -> None:
+        """Check that the credentials work and that the competition's rules are accepted."""
+        import requests
+
+        def ask() -> None:
+            with self._sdk() as sdk, contextlib.suppress(requests.TooManyRedirects):
+                _session(sdk).max_redirects = 0  # that Kaggle says where the data lies is enough
+                _ask(sdk, "download_data_files", competition_name=competition).close()
+
+        self._call(ask, competition)
+
+    def submissions_left(self, competition: str) -> int | None:
+        """How many submissions are left today; None for a team that has not sent any."""
+
+        def ask() -> int | None:
+            with self._sdk() as sdk:
+                limits = _ask(sdk, "get_submission_limits", competition_name=competition)
+                known = limits.num_today or limits.num_total or limits.num_allowed_now
+                return int(limits.num_allowed_now) if known else None
+
+        return self._call(ask, competition)
+
+    def submissions(self, competition: str) -> list[Sent]:
+        """All submissions of the team, from all pages."""
+
+        def page(fields: dict[str, Any]) -> tuple[list[Sent], str]:
+            with self._sdk() as sdk:
+                answer = _ask(sdk, "list_submissions", competition_name=competition, **fields)
+                return [
+                    _sent(submission) for submission in answer.submissions
+                ], answer.next_page_token
+
+        found: dict[int, Sent] = {}
+        token, number = "", 1
+        while True:  # by token where Kaggle gives one, else by number until nothing new comes
+            place = {"page_token": token} if token else {"page": number}
+            sent, following = self._call(
+                partial(page, {"page_size": PAGE_SIZE} | place), competition
+            )
+            new = {submission.ref: submission for submission in sent if submission.ref not in found}
+            found |= new
+            if not new or (token and not following):
+                return list(found.values())
+            token, number = following, number + 1
+
+    def submission(self, competition: str, ref: int) -> Sent:
+        """One submission."""
+
+        def ask() -> Sent:
+            with self._sdk() as sdk:
+                return _sent(_ask(sdk, "get_submission", ref=ref))
+
+        return self._call(ask, competition)
+
+    def upload(self, competition: str, name: str, content: bytes) -> str:
+        """Upload a file and return its token; nothing is submitted by that."""
+
+        def send() -> str:
+            with self._sdk() as sdk:
+                begun = _ask(
+                    sdk,
+                    "start_submission_upload",
+                    competition_name=competition,
+                    file_name=name,
+                    content_length=len(content),
+                    last_modified_epoch_seconds=int(time.time()),
+                )
+                answer = _session(sdk).put(
+                    begun.create_url,
+                    content,
+                    auth=lambda request: request,
+                    headers={"Content-Type": None},
+                )  # the store gets no credentials
+                answer.raise_for_status()
+                return str(begun.token)
+
+        return self._call(send, competition)
+
+    def create_submission(self, competition: str, token: str, description: str) -> int:
+        """Submit an uploaded file and return the submission's ref. Never repeated by itself.
+
+        Raises:
+            PermanentError: Kaggle refused it.
+            NoAnswerError: it may be recorded or not; the list of submissions will tell.
+        """
+        try:
+            with self._sdk() as sdk:
+                answer = _ask(
+                    sdk,
+                    "create_submission",
+                    competition_name=competition,
+                    blob_file_tokens=token,
+                    submission_description=description,
+                )
+        except Exception as error:
+            raise self._failure(error, competition) from None
+        if not answer.ref:
+            raise NoAnswerError("Kaggle did not say which ref the submission has.", "Run it again.")
+        return int(answer.ref)
+
+    def download(self, competition: str, folder: Path) -> list[Path]:
+        """Bring the competition's three files into a fresh folder; see ``archive.extract``."""
+        target = folder / f"{competition}.zip"
+        validator = ""  # proves that the bytes on the disk belong to what Kaggle has now
+
+        def fetch() -> None:
+            nonlocal validator
+            with self._sdk() as sdk:
+                headers = _session(sdk).headers
+                headers["Accept-Encoding"] = "identity"
+                if validator and target.exists():
+                    headers["Range"] = f"bytes={target.stat().st_size}-"
+                    headers["If-Range"] = validator
+                with _ask(sdk, "download_data_files", competition_name=competition) as answer:
+                    validator = answer.headers.get("ETag") or answer.headers.get(
+                        "Last-Modified", ""
+                    )
+                    with target.open("ab" if answer.status_code == 206 else "wb") as file:
+                        for chunk in answer.iter_content(1 << 20):
+                            file.write(chunk)
+                            if file.tell() > MOST_BYTES:
+                                raise archive.refused(target, f"more than {MOST_BYTES:,} bytes")
+
+        self._call(fetch, competition)
+        try:
+            return archive.extract(target, folder)
+        except archive.DamagedError as error:
+            raise TransientError(
+                f"Kaggle's download is damaged: {error.cause}",
+                "Run it again, or download it with a browser and use --source directory.",
+            ) from None
+        finally:
+            target.unlink()
+
+    def _sdk(self) -> Any:
+        return self._api.build_kaggle_client()
+
+    @cached_property
+    def _api(self) -> Any:
+        """The real client, authenticated."""
+        if self.form is None:
+            raise PermanentError(
+                "No Kaggle credentials were found.",
+                f"{NEW_TOKEN} and put it into ~/.kaggle/access_token or KAGGLE_API_TOKEN, "
+                "or run: kaggle auth login.",
+            )
+        # It logs the addresses of uploads and downloads, and whoever has one may use it.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
+        api = _kaggle_api()()
+        api.config = str(kaggle_credentials.key_file())
+        api.build_kaggle_client = partial(_build_sdk, api, self.patience)
+        if self.secret_block:
+            api.config_values = kaggle_credentials.from_block(self.secret_block)
+        else:
+            self._authenticate(api)
+        return api
+
+    def _authenticate(self, api: Any) -> None:
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said):
+                self._call(partial(_read, api.authenticate), "")
+        except SystemExit:  # how it says that no form of credentials works
+            raise PermanentError(
+                f"Kaggle does not accept the credentials ({self.form}): expired or revoked.",
+                f"{NEW_TOKEN} and put it in their place.",
+            ) from None
+        if said.getvalue():
+            log.warning(said.getvalue().strip())
+        method = {
+            "ACCESS_TOKEN": kaggle_credentials.token_form,
+            "LEGACY_API_KEY": kaggle_credentials.key_form,
+            "OAUTH": kaggle_credentials.oauth_form,
+        }[api.config_values["auth_method"]]
+        if method() != self.form:
+            log.warning("%s is expired or revoked; using %s instead.", self.form, method())
+            self.form = method()
+
+    def _call(self, function: Callable[[], T], competition: str) -> T:
+        """Call Kaggle; repeat what may go better next time, as often as patience has it."""
+        for pause in (*self.patience.again, None):
+            try:
+                return function()
+            except Exception as error:
+                failure = self._failure(error, competition)
+            if not isinstance(failure, NoAnswerError) or pause is None:
+                break
+            wait = failure.retry_after
+            wait = pause * random.uniform(1, 1.5) if wait is None else wait
+            log.info("%s Trying again in %.1f seconds.", failure.cause, wait)
+            time.sleep(wait)
+        if isinstance(failure, NoAnswerError) and failure.status == 429:
+            raise PermanentError(
+                failure.cause, failure.remedy
+            ) from None  # asking on makes it worse
+        raise failure from None  # the error below may hold an address that is as good as a key
+
+    def _failure(self, error: Exception, competition: str) -> PipelineError:
+        return explained(error, competition, self.form, self.patience.asked)
+
+
+@cache
+def _kaggle_api() -> Any:
+    """The class KaggleApi, without running the package's body: that authenticates at once."""
+    hollow = "kaggle" not in sys.modules
+    if hollow:
+        spec = importlib.util.find_spec("kaggle")
+        assert spec
+        sys.modules["kaggle"] = importlib.util.module_from_spec(spec)
+    try:
+        from kaggle.api.kaggle_api_extended import KaggleApi
+    except OSError as error:  # it makes its folder when it is imported
+        raise PermanentError(
+            f"The Kaggle client cannot make its folder ({error}).",
+            "Set KAGGLE_CONFIG_DIR to a folder that can be written.",
+        ) from error
+    finally:
+        if hollow:
+            del sys.modules["kaggle"]
+    return KaggleApi
+
+
+def _build_sdk(api: Any, patience: Patience) -> Any:
+    """What KaggleApi.build_kaggle_client does, with time-outs and in the SDK's own environment.
+
+    The SDK would send a KAGGLE_API_TOKEN even where authenticate() fell back to a key, and with
+    VERBOSE set the original prints the headers.
+    """
+    from kagglesdk import KaggleClient as Sdk
+    from kagglesdk.kaggle_env import get_env
+    from requests.adapters import HTTPAdapter
+
+    class InTime(HTTPAdapter):
+        def send(self, *args: Any, **options: Any) -> Any:
+            options["timeout"] = (patience.connect, patience.answer)
+            return super().send(*args, **options)
+
+    values = api.config_values
+    user, key, token = values.get("username"), values.get("key"), values.get("token")
+    sdk = Sdk(env=get_env(), username=user, password=key, api_token=token)
+    sdk.http_client()._init_session()
+    if values.get("auth_method") == "LEGACY_API_KEY":
+        _session(sdk).auth = (user, key)
+    _session(sdk).mount("https://", InTime())
+    _session(sdk).mount("http://", InTime())
+    return sdk
+
+
+def _session(sdk: Any) -> Any:
+    return sdk.http_client()._session
+
+
+def _ask(sdk: Any, method: str, **fields: Any) -> Any:
+    """Call a method of the competitions' service with a request of these fields."""
+    from kagglesdk.competitions.types import competition_api_service as types
+
+    request = getattr(types, f"Api{method.title().replace('_', '')}Request")()
+    for name, value in fields.items():
+        setattr(request, name, value)
+    return _read(getattr(sdk.competitions.competition_api_client, method), request)
+
+
+def _read(method: Callable[..., T], *arguments: Any) -> T:
+    """Call the client, which takes for granted that an answer has the right form."""
+    try:
+        return method(*arguments)
+    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        raise unusable(error) from None
+
+
+def _sent(submission: Any) -> Sent:
+    """A submission in our words."""
+    try:
+        score = float(submission.public_score)
+    except (TypeError, ValueError):
+        score = None
+    return Sent(
+        ref=int(submission.ref),
+        description=submission.description,
+        status=submission.status.name.lower(),
+        public_score=score,
+        error=submission.error_description,
+    )

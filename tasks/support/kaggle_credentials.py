@@ -1,0 +1,99 @@
+"""Where Kaggle's credentials come from: found as the client itself finds them, never shown."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from model.errors import PermanentError
+
+NEW_TOKEN = "Make a new API token at https://www.kaggle.com/settings/api"
+
+
+def credentials_form(secret_block: str | None = None) -> str | None:
+    """Which form of credentials is there, None for none; neither a value nor a call to Kaggle."""
+    if secret_block:
+        return f"the Prefect Secret block {secret_block!r}"
+    return token_form() or key_form() or oauth_form()
+
+
+def token_form() -> str | None:
+    """Where an access token is."""
+    in_notebook = os.environ.get("KAGGLE_API_V1_TOKEN")
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ and in_notebook and _text(Path(in_notebook)):
+        return "KAGGLE_API_V1_TOKEN"
+    token = os.environ.get("KAGGLE_API_TOKEN")
+    if token:
+        with contextlib.suppress(OSError, ValueError):  # it is a token or the path of one
+            if Path(token).exists() and not _text(Path(token)):
+                return None
+        return "KAGGLE_API_TOKEN"
+    names = ("~/.kaggle/access_token", "~/.kaggle/access_token.txt")
+    return next((name for name in names if _text(Path(name).expanduser())), None)
+
+
+def key_form() -> str | None:
+    """Where a user name and an API key are: the environment goes before the file."""
+    content = _json(key_file())
+    user = os.environ.get("KAGGLE_USERNAME", content.get("username"))
+    key = os.environ.get("KAGGLE_KEY", content.get("key"))
+    if not (user and key):
+        return None
+    both_set = {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= os.environ.keys()
+    return "KAGGLE_USERNAME and KAGGLE_KEY" if both_set else "kaggle.json"
+
+
+def oauth_form() -> str | None:
+    """Where ``kaggle auth login`` leaves what it got."""
+    found = _json(Path("~/.kaggle/credentials.json").expanduser()).get("refresh_token")
+    return "kaggle auth login" if found else None
+
+
+def key_file() -> Path:
+    """kaggle.json, in the folder where the client looks for it."""
+    chosen = os.environ.get("KAGGLE_CONFIG_DIR")
+    folder = Path(chosen or "~/.kaggle").expanduser()
+    if not chosen and sys.platform.startswith("linux") and not folder.exists():
+        folder = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "kaggle"
+    return folder / "kaggle.json"
+
+
+def from_block(name: str) -> dict[str, str]:
+    """A Prefect Secret block's credentials, as the client's configuration.
+
+    They stay in this process's memory: an environment variable would reach child processes.
+    """
+    from prefect.blocks.system import Secret
+
+    how = (
+        f'Save one in Python: Secret(value={{"username": ..., "key": ...}}).save("{name}"), '
+        "or with an access token as its value."
+    )
+    try:
+        value: Any = Secret.load(name).get()  # type: ignore[union-attr]
+    except ValueError:
+        raise PermanentError(f"There is no Prefect Secret block {name!r}.", how) from None
+    if isinstance(value, str) and value:
+        return {"token": value, "auth_method": "ACCESS_TOKEN"}
+    if isinstance(value, dict) and value.get("username") and value.get("key"):
+        return {"username": value["username"], "key": value["key"], "auth_method": "LEGACY_API_KEY"}
+    raise PermanentError(f"The Prefect Secret block {name!r} holds no credentials.", how)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(path))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,69 @@
+"""leaderboard.csv: every run of the workspace, the best first.
+
+It is made anew from the runs and the ledger each time, so a run that was deleted, or a score that
+a later run fetched, shows in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from typing import Any
+
+from tasks.support import workspace
+from tasks.support.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "run",
+    "source",
+    "recipe",
+    "seed",
+    "members",
+    "validation_accuracy",
+    "ci95_low",
+    "ci95_high",
+    "public_score",
+    "ref",
+)
+
+
+def write() -> list[dict[str, Any]]:
+    """Write the current workspace's leaderboard.csv; return its rows for an artifact."""
+    rows = collect()
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    workspace.write_text(workspace.current().root / "leaderboard.csv", text.getvalue())
+    return rows
+
+
+def collect() -> list[dict[str, Any]]:
+    """One row a run, by falling validation accuracy; None where something is not known."""
+    sent = {entry.digest: entry for entry in Ledger.current().entries()}
+    rows = []
+    for path in sorted(workspace.current().runs.glob("*/metrics.json")):
+        if path.parent.is_symlink():
+            continue  # runs/latest
+        try:
+            metrics = json.loads(path.read_text())
+            low, high = metrics["validation_accuracy_ci95"]
+            row = {name: metrics[name] for name in COLUMNS[:6]}
+            entry = sent.get(metrics["submission_sha256"])
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s is left out of leaderboard.csv: %r", path, error)
+            continue
+        rows.append(
+            row
+            | {
+                "ci95_low": low,
+                "ci95_high": high,
+                "public_score": entry.score if entry else metrics.get("public_score"),
+                "ref": entry.ref if entry else metrics.get("submission_ref"),
+            }
+        )
+    return sorted(rows, key=lambda row: -row["validation_accuracy"])

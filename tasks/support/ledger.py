@@ -1,0 +1,127 @@
+"""submissions.jsonl: what was sent to Kaggle from this workspace, and what came of it.
+
+One JSON object a line, only ever appended to; the last line about a digest says how it stands. A
+line counts once its newline is on the disk: what a killed process left behind it is cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model.errors import PermanentError
+from tasks.support import workspace
+
+log = logging.getLogger(__name__)
+
+Status = Literal["sending", "unknown", "refused", "absent", "pending", "complete", "error"]
+OPEN = ("sending", "unknown", "pending")  # Kaggle may know more than the ledger
+SENT = ("unknown", "pending", "complete")
+
+
+class Judged(BaseModel):
+    """How good the submitted model is on its validation rows: enough to compare another with it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accuracy: float
+    ci95: tuple[float, float]
+    train_sha256: str  # of train.csv
+    rows_sha256: str  # of the list of rows that were held out
+    wrong_rows: list[int]  # those of them that it got wrong
+
+
+class Entry(BaseModel):
+    """One line."""
+
+    model_config = ConfigDict(frozen=True)
+
+    time: datetime
+    competition: str
+    digest: str  # hex sha256 of submission.csv
+    status: Status
+    ref: int | None = None
+    score: float | None = None
+    reason: str = ""
+    not_before: datetime | None = None  # Kaggle's list may show it until then: do not send again
+    run: str
+    judged: Judged
+
+
+class Ledger:
+    """The file, for reading at any time and for appending while its lock is held."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+
+    @classmethod
+    def current(cls) -> Ledger:
+        """That of the current workspace."""
+        return cls(workspace.current().root / "submissions.jsonl")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs of this workspace from sending; the kernel frees a dead one's lock."""
+        try:
+            file = self.path.open("ab+", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("Another run is submitting from this workspace; waiting for it.")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            self._file = file
+            try:
+                yield
+            finally:
+                self._file = None
+
+    def append(self, entry: Entry) -> None:
+        """Add a line; it is on the disk when this returns."""
+        assert self._file, "append() needs the lock"
+        line = entry.model_dump_json().encode() + b"\n"
+        try:
+            self._file.truncate(len(self._whole_lines()))
+            if self._file.write(line) != len(line):
+                raise OSError("the disk is full")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def entries(self) -> list[Entry]:
+        """All lines, oldest first."""
+        entries = []
+        for number, line in enumerate(self._whole_lines().splitlines(), start=1):
+            try:
+                entries.append(Entry.model_validate_json(line))
+            except ValidationError as error:
+                raise PermanentError(
+                    f"Line {number} of {self.path} is damaged.",
+                    "Remove that line: what was sent is found again in Kaggle's own list.",
+                ) from error
+        return entries
+
+    def latest(self, competition: str) -> dict[str, Entry]:
+        """How each digest stands that was sent to the competition."""
+        return {e.digest: e for e in self.entries() if e.competition == competition}
+
+    def _whole_lines(self) -> bytes:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        return content[: content.rfind(b"\n") + 1]
+
+    def _unwritable(self, error: OSError) -> PermanentError:
+        return PermanentError(
+            f"{self.path} cannot be written ({error.strerror or error}): nothing is sent then.",
+            "Make room on the disk, or mend the file's permissions.",
+        )

@@ -1,0 +1,66 @@
+"""A run's folder under ``runs/``: whole once it is there, with a manifest of all that it holds."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tasks.support import workspace
+from tasks.support.records import File
+
+MANIFEST = "manifest.json"
+
+
+def write(name: str, files: dict[str, File | str]) -> Path:
+    """Make the run's folder under a temporary name, then rename it: it is whole once it is there."""
+    runs = workspace.current().runs
+    making = Path(tempfile.mkdtemp(dir=runs, prefix=".making-"))
+    try:
+        for path, content in files.items():
+            target = making / path
+            target.parent.mkdir(exist_ok=True)
+            if isinstance(content, File):
+                shutil.copyfile(content.location, target)
+            else:
+                target.write_text(content, encoding="utf-8", newline="\n")
+        manifest = [describe(path, making) for path in sorted(making.rglob("*")) if path.is_file()]
+        (making / "manifest.json").write_text(as_json({"run": name, "files": manifest}))
+        making.chmod(0o755)
+        making.rename(runs / name)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    point_latest_to(runs / name)
+    return runs / name
+
+
+def describe(path: Path, root: Path) -> dict[str, Any]:
+    """An entry of manifest.json."""
+    return {
+        "path": path.relative_to(root).as_posix(),
+        "size": path.stat().st_size,
+        "sha256": workspace.sha256_of(path),
+        "media_type": MEDIA_TYPES.get(path.suffix)
+        or mimetypes.guess_type(path.name)[0]
+        or "application/octet-stream",
+    }
+
+
+MEDIA_TYPES = {".keras": "application/zip", ".md": "text/markdown", ".csv": "text/csv"}
+
+
+def point_latest_to(folder: Path) -> None:
+    """Renaming a new link over the old one leaves no moment without one."""
+    link = folder.parent / f".latest-{os.getpid()}"
+    link.symlink_to(folder.name)
+    link.replace(folder.parent / "latest")
+
+
+def as_json(content: object) -> str:
+    """Readable JSON with a last newline."""
+    return json.dumps(content, indent=2, default=str) + "\n"

@@ -1,0 +1,26 @@
+"""Import TensorFlow without the notes that its C++ writes before any log level counts."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+
+NOTES = re.compile(rb"(WARNING: All log messages before absl::|[IWE]0000 ).*\n?")
+
+
+def load() -> None:
+    """Import TensorFlow (8 s); what else comes to stderr meanwhile is shown afterwards."""
+    if "tensorflow" in sys.modules:
+        return
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            os.write(2, NOTES.sub(b"", caught.read()))

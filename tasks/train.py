@@ -1,0 +1,131 @@
+"""Stage 4: train one network, showing how far it is."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.transactions import get_transaction
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model import digits, training
+from model.recipes import Recipe
+from tasks.support import workspace
+from tasks.support.caching import stage
+from tasks.support.records import File, Member, TrainRows
+
+
+@stage("tensorflow", "keras", "numpy", depends_on_machine=True)
+def train(rows: TrainRows, positions: File, recipe: Recipe, seed: int, member: int) -> Member:
+    """Train member number ``member`` on the rows that its part of the split leaves it.
+
+    Its state is saved at every epoch, so that a killed run goes on from there.
+    """
+    validation = digits.validation_mask(positions.array(), recipe.validation_fraction, member)
+    checkpoints = checkpoint_folder()
+    with ShownProgress(recipe.epochs, member) as progress:
+        trained = training.train(
+            recipe,
+            rows.images.array(),
+            rows.labels.array(),
+            validation,
+            seed,
+            member=member,
+            on_batch=progress.batch,
+            on_epoch=progress.epoch,
+            checkpoints=checkpoints,
+        )
+    with workspace.current().temporary_folder() as folder:
+        trained.model.save(folder / "model.keras")
+        write_history(trained.history, member, folder / "history.csv")
+        return Member(
+            member=member,
+            model=File.keep(folder / "model.keras"),
+            history=File.keep(folder / "history.csv"),
+            epochs_run=len(trained.history),
+            stopped_early=trained.stopped_early,
+            train_seconds=round(trained.train_seconds, 3),
+            parameters=trained.model.count_params(),
+        )
+
+
+def checkpoint_folder() -> Path:
+    """One folder a training: named by the cache key, so only the very same training finds it."""
+    transaction = get_transaction()
+    key = transaction.key if transaction else None
+    return workspace.current().checkpoints / (key or "uncached")
+
+
+def write_history(history: list[training.Epoch], member: int, path: Path) -> None:
+    """One row an epoch; no times, so that the same training gives the same bytes."""
+    columns = ["train_accuracy", "train_loss", "validation_accuracy", "validation_loss"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["member", "epoch", *columns, "learning_rate"])
+        for epoch in history:
+            numbers = (f"{getattr(epoch, name):.6f}" for name in columns)
+            writer.writerow([member, epoch.epoch, *numbers, f"{epoch.learning_rate:.6g}"])
+
+
+class ShownProgress:
+    """A live bar on a terminal, one log line an epoch, and a progress artifact in Prefect's UI."""
+
+    def __init__(self, epochs: int, member: int) -> None:
+        self.epochs = epochs
+        self.member = member
+        self.done = 0
+        self.logger = get_run_logger()
+        self.artifact: UUID | None = None
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("batches"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.line = self.bar.add_task(self._title(), total=None)
+
+    def _title(self) -> str:
+        return f"epoch {min(self.done + 1, self.epochs)}/{self.epochs}"
+
+    def __enter__(self) -> ShownProgress:
+        self.artifact = create_progress_artifact(  # type: ignore[assignment]
+            progress=0.0,
+            key=f"training-member-{self.member}",
+            description=f"Training of member {self.member}, at most {self.epochs} epochs",
+        )
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def batch(self, done: int, total: int) -> None:
+        """``done`` of the epoch's ``total`` batches are trained on."""
+        self.bar.update(self.line, description=self._title(), completed=done, total=total)
+
+    def epoch(self, epoch: training.Epoch) -> None:
+        """An epoch is over."""
+        self.done = epoch.epoch
+        self.logger.info(
+            "Member %d, epoch %d/%d: train accuracy %.4f, loss %.4f; "
+            "validation accuracy %.4f, loss %.4f; %.1f s",
+            self.member,
+            epoch.epoch,
+            self.epochs,
+            epoch.train_accuracy,
+            epoch.train_loss,
+            epoch.validation_accuracy,
+            epoch.validation_loss,
+            epoch.seconds,
+        )
+        if self.artifact:
+            update_progress_artifact(self.artifact, progress=100.0 * self.done / self.epochs)

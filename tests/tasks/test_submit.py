@@ -1,0 +1,390 @@
+"""What a submission comes to, with the real client against a Kaggle on loopback."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect import flow
+
+from model.errors import PermanentError, PipelineError
+from model.evaluation import wilson_interval
+from tasks.submit import preflight, submit
+from tasks.support import kaggle_client, workspace
+from tasks.support.kaggle_client import Patience
+from tasks.support.ledger import Ledger
+from tasks.support.records import Dataset, Evaluation, File, Predictions, Submission
+from tests.kaggle_server import ALWAYS, COMPETITION, Fault, Kaggle, kaggle
+
+__all__ = ["kaggle"]  # the fixture
+
+QUICK = Patience(
+    connect=1,
+    answer=0.5,
+    again=(0.01, 0.01, 0.01),
+    asked=0.1,
+    refused=0.1,
+    settle=0.4,
+    score=1,
+    poll=0.05,
+)
+HELD_OUT = np.arange(0, 1000, 2)
+DOCS = Path(__file__).parents[2] / "docs" / "submitting.md"
+
+
+def keep(name: str, write: Callable[[Path], object]) -> File:
+    """A file of the workspace."""
+    with workspace.current().temporary_folder() as folder:
+        write(folder / name)
+        return File.keep(folder / name)
+
+
+def model(wrong: int = 2, *, rows: np.ndarray = HELD_OUT, train: str = "train") -> Evaluation:
+    """The evaluation of a model that gets the first so many of its validation rows wrong."""
+    correct = np.arange(len(rows)) >= wrong
+    interval = wilson_interval(int(correct.sum()), len(rows))
+    nothing = keep("nothing.csv", lambda path: path.write_text(train))
+    return Evaluation(
+        train_accuracy=1.0,
+        train_count=len(rows),
+        train_accuracy_ci95=(0.99, 1.0),
+        train_loss=0.0,
+        validation_accuracy=float(correct.mean()),
+        validation_count=len(rows),
+        validation_accuracy_ci95=interval,
+        validation_loss=0.1,
+        history=nothing,
+        correct=keep("correct.npy", lambda path: np.save(path, correct)),
+        validation_rows=keep("rows.npy", lambda path: np.save(path, rows)),
+        numbers=nothing,
+        figures={},
+    )
+
+
+def send(
+    content: str = "ImageId,Label\n1,2\n",
+    *,
+    evaluation: Evaluation | None = None,
+    policy: str = "always",
+    source: str = "kaggle",
+    run: str = "first",
+    call: Callable[..., Submission] = submit.fn,
+    **options: object,
+) -> Submission:
+    """Call the stage as the flow does."""
+    csv = keep("some.csv", lambda path: path.write_text("label,pixel0\n1,2\n"))
+    return call(
+        Dataset(
+            source=source,
+            notice=None,
+            train=csv,
+            test=csv,
+            sample_submission=csv,
+            test_labels=None,
+        ),
+        Predictions(
+            submission=keep("submission.csv", lambda path: path.write_text(content)),
+            rows=1,
+            test_accuracy=None,
+            test_accuracy_ci95=None,
+        ),
+        evaluation or model(),
+        **{
+            "competition": COMPETITION,
+            "policy": policy,
+            "minimum_accuracy": 0.983,
+            "message": "",
+            "run_name": run,
+            "patience": QUICK,
+            **options,
+        },
+    )
+
+
+def last_status() -> str | None:
+    """How the only submission stands in the ledger."""
+    entries = Ledger.current().entries()
+    return entries[-1].status if entries else None
+
+
+@pytest.fixture(autouse=True)
+def in_a_workspace(opened_workspace: workspace.Workspace) -> None:
+    pass
+
+
+# The straight path.
+
+
+def test_sends_and_fetches_the_score(kaggle: Kaggle) -> None:
+    submission = send(message="hello")
+    assert (submission.status, submission.public_score) == ("complete", 0.98925)
+    (sent,) = kaggle.submissions
+    assert submission.ref == sent["ref"]
+    assert sent["description"] == f"sha256:{sent['digest']} hello"
+    assert last_status() == "complete"
+    assert [e.status for e in Ledger.current().entries()] == ["sending", "pending", "complete"]
+
+
+def test_a_second_run_adopts_what_is_there(kaggle: Kaggle) -> None:
+    first = send()
+    again = send(run="second")
+    assert (again.ref, again.public_score) == (first.ref, first.public_score)
+    assert "not sent again" in again.reason
+    assert len(kaggle.submissions) == 1
+
+
+def test_other_contents_are_sent(kaggle: Kaggle) -> None:
+    send("ImageId,Label\n1,2\n")
+    send("ImageId,Label\n1,3\n")
+    assert len(set(kaggle.contents())) == 2
+
+
+@pytest.mark.parametrize("tokens", [True, False], ids=["by token", "by number"])
+def test_finds_it_on_a_later_page_without_a_ledger(kaggle: Kaggle, tokens: bool) -> None:
+    first = send()
+    for number in range(5):
+        kaggle.submissions.append({**kaggle.submissions[0], "ref": number, "description": "other"})
+    kaggle.page_size, kaggle.page_tokens = 2, tokens
+    Ledger.current().path.unlink()
+    assert send().ref == first.ref
+    assert kaggle.requests["CreateSubmission"] == 1
+
+
+def test_a_ref_of_another_team_does_not_count(kaggle: Kaggle) -> None:
+    send()
+    kaggle.submissions.clear()  # as another account sees it
+    assert send().status == "complete"
+    assert len(kaggle.submissions) == 1
+
+
+def test_a_later_run_fetches_the_score(kaggle: Kaggle) -> None:
+    kaggle.polls = ALWAYS
+    pending = send("ImageId,Label\n1,2\n")
+    assert pending.status == "unknown"
+    kaggle.submissions[0].update(polls=0, status="COMPLETE", publicScore="0.5")
+    kaggle.polls = 0
+    send("ImageId,Label\n1,3\n", run="second")
+    first, second = Ledger.current().latest(COMPETITION).values()
+    assert (first.status, first.score) == ("complete", 0.5)
+    assert second.status == "complete"
+
+
+# Policy.
+
+
+def test_never_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kaggle_client, "_kaggle_api", lambda: pytest.fail("it was imported"))
+    submission = send(policy="never")
+    assert submission.status == "not sent"
+    assert "--submit always" in submission.reason
+    assert last_status() is None
+
+
+@pytest.mark.parametrize("source", ["mnist", "sample"])
+def test_other_data_is_refused(kaggle: Kaggle, source: str) -> None:
+    with pytest.raises(PermanentError, match="can be submitted"):
+        send(source=source)
+    assert "can be submitted" in send(source=source, policy="never").reason
+    assert not kaggle.requests
+
+
+@pytest.mark.parametrize("policy", ["never", "if-better", "always"])
+def test_nothing_goes_below_the_gate(kaggle: Kaggle, policy: str) -> None:
+    submission = send(evaluation=model(wrong=20), policy=policy)
+    assert submission.status == "not sent"
+    assert "0.9600 is under --minimum-accuracy 0.983" in submission.reason
+    assert not kaggle.requests["CreateSubmission"]
+
+
+BEFORE = {"wrong": 8}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_sent", "reason"),
+    [
+        (BEFORE, {"wrong": 1}, True, "is better than 0.9840 of run first"),
+        (BEFORE, {"wrong": 7}, False, "is not better than 0.9840"),
+        (BEFORE, {"wrong": 7}, False, "McNemar's test on the same 500 rows: p = 1"),
+        (BEFORE, {"wrong": 8}, False, "not better"),
+        ({"wrong": 2}, {"wrong": 8}, False, "not better"),
+        (BEFORE, {"wrong": 0, "rows": np.arange(1000)}, True, "on different rows"),
+        (BEFORE, {"wrong": 8, "rows": np.arange(1000)}, False, "on different rows"),
+    ],
+)
+def test_if_better(
+    kaggle: Kaggle, before: dict[str, Any], after: dict[str, Any], is_sent: bool, reason: str
+) -> None:
+    assert send("a", evaluation=model(**before), policy="if-better").status == "complete"
+    submission = send("b", evaluation=model(**after), policy="if-better", run="second")
+    assert reason in submission.reason
+    assert (submission.status == "complete") == is_sent
+    assert len(kaggle.submissions) == 1 + is_sent
+
+
+def test_the_best_before_counts_and_not_the_last(kaggle: Kaggle) -> None:
+    for content, wrong in (("a", 0), ("b", 8)):
+        send(content, evaluation=model(wrong))
+    assert "of run first" in send("c", evaluation=model(1), policy="if-better").reason
+    assert len(kaggle.submissions) == 2
+
+
+# Preflight.
+
+
+def test_preflight_says_what_it_found(kaggle: Kaggle) -> None:
+    found = preflight(COMPETITION, patience=QUICK)
+    assert "KAGGLE_USERNAME and KAGGLE_KEY" in found
+    assert "left today: 4" in found
+    assert not kaggle.submissions
+
+
+def test_preflight_of_a_new_team(kaggle: Kaggle) -> None:
+    kaggle.limits = {}
+    assert "unknown before the first" in preflight(COMPETITION, patience=QUICK)
+
+
+def test_preflight_with_nothing_left(kaggle: Kaggle) -> None:
+    kaggle.limits = {"numToday": 5, "numTotal": 9}
+    with pytest.raises(PermanentError, match="limit of submissions is reached"):
+        preflight(COMPETITION, patience=QUICK)
+    send()
+    assert "left today: 0" in preflight(COMPETITION, patience=QUICK)  # it may be the same one
+
+
+# Faults: docs/submitting.md has the table of what each comes to.
+
+RULES = "You must accept this competition's rules before you'll be able to submit"
+LIMIT = "Your team has used its daily Submission allowance (5) today"
+LIST, UPLOAD, CREATE, GET = (
+    "ListSubmissions",
+    "StartSubmissionUpload",
+    "CreateSubmission",
+    "GetSubmission",
+)
+
+
+def for_ever(route: str, status: int, message: str = "") -> Fault:
+    return Fault(route, ALWAYS, status=status, message=message)
+
+
+def wait(seconds: str, times: int = ALWAYS, route: str = LIST) -> Fault:
+    return Fault(route, times, status=429, headers={"Retry-After": seconds})
+
+
+NO_LIST = Fault(LIST, ALWAYS, skip=1, status=503)
+FAULTS: dict[str, list[Fault]] = {
+    "nothing": [],
+    "401": [for_ever(LIST, 401)],
+    "403, rules not accepted": [for_ever(UPLOAD, 403, RULES)],
+    "403, phone not verified": [for_ever(CREATE, 403, "Verify your phone first")],
+    "403, misspelt competition": [for_ever(LIST, 403, "Permission was denied")],
+    "404": [for_ever(LIST, 404)],
+    "400, limit reached": [for_ever(CREATE, 400, LIMIT)],
+    "429 once, with a Retry-After": [wait("0", times=1)],
+    "429 with a Retry-After that is too long": [wait("99")],
+    "429 without end": [wait("0")],
+    "429 once when sending": [wait("0", 1, CREATE)],
+    "429 without end when sending": [wait("0", ALWAYS, CREATE)],
+    "500 three times when listing": [Fault(LIST, 3, status=500)],
+    "503 without end when listing": [for_ever(LIST, 503)],
+    "HTML instead of the list": [Fault(LIST, ALWAYS, body=b"<html>")],
+    "no answer when listing": [Fault(LIST, ALWAYS, delay=0.7)],
+    "500 without end when the upload starts": [for_ever(UPLOAD, 500)],
+    "503 three times in the upload": [Fault("PUT", 3, status=503)],
+    "503 without end in the upload": [for_ever("PUT", 503)],
+    "upload reset three times": [Fault("PUT", 3, reset=True)],
+    "upload reset without end": [Fault("PUT", ALWAYS, reset=True)],
+    "503 once when sending": [Fault(CREATE, status=503)],
+    "503 without end when sending": [for_ever(CREATE, 503)],
+    "500 when sending, yet recorded": [Fault(CREATE, after=True, status=500)],
+    "connection lost before it was recorded": [Fault(CREATE, reset=True)],
+    "connection lost after it was recorded": [Fault(CREATE, after=True, reset=True)],
+    "answer later than the time-out": [Fault(CREATE, after=True, delay=0.7)],
+    "recorded later than the time-out": [Fault(CREATE, delay=0.7)],
+    "HTML as the answer to sending": [Fault(CREATE, after=True, body=b"<html>")],
+    "no ref in the answer to sending": [Fault(CREATE, after=True, body=b"{}")],
+    "connection lost, recorded, then no list": [Fault(CREATE, after=True, reset=True), NO_LIST],
+    "connection lost, not recorded, then no list": [Fault(CREATE, reset=True), NO_LIST],
+    "503 without end when asking for the score": [for_ever(GET, 503)],
+    "PENDING without end": [],
+    "ERROR with a reason": [],
+}
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """The rows of a table of the docs, by their first column."""
+    text = DOCS.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows[1:]}
+
+
+def run_once() -> tuple[str, str]:
+    """How the stage ends, and what it says."""
+    try:
+        submission = send()
+    except PipelineError as error:
+        return type(error).__name__, str(error)
+    return submission.status, submission.reason
+
+
+def test_the_docs_have_every_fault() -> None:
+    assert list(table("When sending fails")) == list(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault(kaggle: Kaggle, fault: str) -> None:
+    ends, says, recorded, ledger, then = table("When sending fails")[fault]
+    kaggle.faults = copy.deepcopy(FAULTS[fault])
+    if fault == "PENDING without end":
+        kaggle.polls = ALWAYS
+    if fault == "ERROR with a reason":
+        kaggle.outcome = {"status": "ERROR", "errorDescription": "Row 7 is missing"}
+
+    ended, said = run_once()
+    found = (ended, str(len(kaggle.submissions)), last_status() or "nothing")
+    assert (found, says in said) == ((ends, recorded, ledger), True), said
+
+    kaggle.faults, kaggle.polls = [], 0
+    for submission in kaggle.submissions:
+        submission["polls"] = 0
+    assert run_once()[0] == then
+    assert len(kaggle.submissions) == 1
+    assert not list(workspace.current().files.glob(".making*"))
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [NO_LIST, Fault(CREATE, after=True, reset=True)],
+        [Fault(CREATE, ALWAYS, after=True, status=503)],
+        [Fault(UPLOAD, 5, status=503)],
+    ],
+    ids=["unknown", "recorded", "upload"],
+)
+def test_retries_of_prefect_do_not_send_twice(kaggle: Kaggle, faults: list[Fault]) -> None:
+    kaggle.faults = copy.deepcopy(faults)
+
+    @flow
+    def sending() -> Submission:
+        return send(call=submit.with_options(retry_delay_seconds=0, retry_jitter_factor=0))
+
+    assert sending().status in ("complete", "unknown")
+    assert len(kaggle.submissions) == 1
+
+
+def test_two_runs_at_once_send_once(kaggle: Kaggle) -> None:
+    kaggle.faults = [Fault(CREATE, ALWAYS, delay=0.2)]
+    done: list[Submission] = []
+    runs = [threading.Thread(target=lambda: done.append(send())) for _ in range(4)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert {submission.status for submission in done} == {"complete"}
+    assert len(kaggle.submissions) == 1
