@@ -1,0 +1,75 @@
+"""The recipes: how a network is trained, each number with its reason.
+
+A recipe is plain JSON, so it stands in a config file and in the key of a cached result.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.errors import PermanentError
+
+
+class Recipe(BaseModel):
+    """What to train and how. Two equal recipes, seeds and inputs give equal weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    network: str  # a function of model.networks
+    epochs: int = Field(ge=1)  # at most: training stops early at target_accuracy
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)  # of Adam
+    target_accuracy: float = Field(gt=0, le=1)  # stop after an epoch with this on validation rows
+    members: int = Field(ge=1)  # networks trained on different folds; their mean predicts
+    validation_fraction: float = Field(gt=0, lt=1)  # rows held out, of each class alike
+
+    def of_a_member(self) -> "Recipe":
+        """What one member's training depends on: not on how many others there are."""
+        return self.model_copy(update={"members": 1})
+
+
+CLASSIC = Recipe(
+    name="classic",
+    network="reference",
+    epochs=10,  # the reference's; accuracy gains little after it
+    batch_size=50,  # the reference's
+    learning_rate=0.001,  # Adam as Keras has it
+    target_accuracy=0.995,  # above what this network reaches on unseen digits: seldom stops early
+    members=1,  # one network is the reference
+    validation_fraction=0.1,  # 4,200 of 42,000 rows: a 95% interval of 0.3 points at 99%
+)
+
+RECIPES = {recipe.name: recipe for recipe in (CLASSIC,)}
+
+
+def recipe_for(
+    name: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    target_accuracy: float | None = None,
+    members: int | None = None,
+    validation_fraction: float | None = None,
+) -> Recipe:
+    """The named recipe with the fields that are given here (not None) in place of its own.
+
+    Raises PermanentError for an unknown name and for a value that makes no sense.
+    """
+    if name not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise PermanentError(f"There is no recipe {name!r}.", f"Choose one of {known}.")
+    overrides = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "target_accuracy": target_accuracy,
+        "members": members,
+        "validation_fraction": validation_fraction,
+    }
+    given = {field: value for field, value in overrides.items() if value is not None}
+    try:
+        return Recipe.model_validate(RECIPES[name].model_dump() | given)
+    except ValidationError as error:
+        faults = [f"{e['loc'][0]} is {e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise PermanentError(
+            f"The recipe {name} cannot be changed so: {'; '.join(faults)}.",
+            "Correct the value, or leave it out to use the recipe's own.",
+        ) from None
