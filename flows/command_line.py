@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +23,7 @@ from model.errors import PipelineError
 if TYPE_CHECKING:
     from prefect import Flow
 
+    from flows.temporary_server import TemporaryServer
     from tasks.support.records import Run
 
 FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -49,14 +52,17 @@ def _wrong_usage(message: str) -> NoReturn:
     sys.exit(WRONG_USAGE)
 
 
-def run(flow: Flow[[Settings], Run], settings: Settings) -> int:
+def run(
+    flow: Flow[[Settings], Run], settings: Settings, server: TemporaryServer | None = None
+) -> int:
     """Run the flow; print its summary, or one ``error:`` line; return the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     if not settings.debug:
         for handler in logging.getLogger().handlers:  # the console's; the server gets all
             handler.addFilter(_has_no_traceback)
     try:
-        outcome = flow(settings)
+        with ready(server, settings):
+            outcome = flow(settings)
     except KeyboardInterrupt:
         return _say("stopped by Ctrl-C; the same command goes on from here", INTERRUPTED)
     except Exception as error:
@@ -68,6 +74,24 @@ def run(flow: Flow[[Settings], Run], settings: Settings) -> int:
         return _say(f"error: {type(error).__name__}: {error}.{hint}", FAILED)
     print(summary(outcome, settings))
     return 0
+
+
+@contextmanager
+def ready(server: TemporaryServer | None, settings: Settings) -> Iterator[None]:
+    """With a server that answers; a first run imports TensorFlow while it starts."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.support import tensorflow_import
+    from tasks.support.workspace import Workspace
+
+    if server is None:
+        yield
+        return
+    if not any(Workspace(settings.workspace).results.glob("*")):
+        tensorflow_import.load()
+    server.wait()
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        yield
 
 
 def summary(run: Run, settings: Settings) -> str:

@@ -3,11 +3,12 @@
 import sys
 from datetime import datetime
 
-from flows import STARTED, command_line
+from flows import STARTED, command_line, temporary_server
 from flows.settings import Settings
 
 if __name__ == "__main__":
     settings = command_line.parse(sys.argv[1:])  # answers --help before the slow imports below
+    server = temporary_server.start_unless_configured()  # beside them
 
 from prefect import flow
 
@@ -23,13 +24,15 @@ from tasks.support.caching import kept_under
 from tasks.support.records import Run
 from tasks.train import train
 
+DEFAULTS = Settings()  # from the environment
+
 
 @flow(
     name="digit-recognizer", flow_run_name="{settings.recipe}-{settings.source}-seed{settings.seed}"
 )
-def mnist_flow(settings: Settings = Settings()) -> Run:  # noqa: B008: read once, from the environment
+def mnist_flow(settings: Settings = DEFAULTS) -> Run:
     """Download, preprocess, explore, train, evaluate, predict, submit, publish."""
-    source, why = resolve(settings.source)
+    source = resolve(settings.source)
     recipe = recipe_for(settings.recipe, **settings.recipe_overrides())
     created = datetime.now().astimezone()
     run_name = f"{created:%Y%m%d-%H%M%S}-{recipe.name}-{source}-seed{settings.seed}"
@@ -42,8 +45,8 @@ def mnist_flow(settings: Settings = Settings()) -> Run:  # noqa: B008: read once
         digits = preprocess(dataset, settings.seed)
         exploration = explore(digits.train, digits.test, dataset.notice)
         members = [
-            train(digits.train, digits.positions, recipe.model_copy(update={"members": 1}), settings.seed, number)
-            for number in range(recipe.members)
+            train(digits.train, digits.positions, recipe.of_a_member(), settings.seed, member)
+            for member in range(recipe.members)
         ]
         evaluation = evaluate(digits.train, digits.positions, recipe, members, dataset.notice)
         predictions = predict(digits.test, members, dataset.sample_submission, dataset.test_labels)
@@ -74,4 +77,4 @@ def mnist_flow(settings: Settings = Settings()) -> Run:  # noqa: B008: read once
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(mnist_flow, settings))
+    sys.exit(command_line.run(mnist_flow, settings, server))

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 UNSUBMITTABLE = {
-    "mnist": "the competition's test images are among MNIST's, so the answers would be known",
-    "sample": "its images are not the competition's",
+    "mnist": "nothing from MNIST can be submitted, since the competition's test images are among it",
+    "sample": "nothing from the embedded sample can be submitted, since it is other data",
 }
 
 
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
             raise ValueError(f"--data-dir is read with --source directory, not {self.source}")
         if self.submit != "never" and self.source in ("mnist", "sample"):
             raise ValueError(
-                f"nothing from --source {self.source} can be submitted: {UNSUBMITTABLE[self.source]}; "
+                f"{UNSUBMITTABLE[self.source]}; "
                 "use --source kaggle or directory, or --submit never"
             )
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,11 @@ from model.errors import PermanentError
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
 Images = NDArray[np.uint8]  # (n, 28, 28, 1), 0 to 255
 Probabilities = NDArray[np.float32]  # (n, 10), each row adds up to 1
 
-BATCH_SIZE = 256  # measured: 64 to 512 take the same time, and the activations stay in the cache
+BATCH_SIZE = 1000  # the fastest measured of 100 to 1000 with oneDNN; 90 MB of activations
 
 
 def load(path: Path) -> keras.Model:
@@ -39,25 +38,25 @@ def load(path: Path) -> keras.Model:
 
 def predict(model: keras.Model, images: Images, batch_size: int = BATCH_SIZE) -> Probabilities:
     """Probabilities (n, 10) of images (n, 28, 28, 1)."""
-    return np.concatenate(list(predictor(model, batch_size)(iter([images]))))
+    return np.concatenate(list(predictor(model, batch_size)([images])))
 
 
 def predictor(
     model: keras.Model, batch_size: int = BATCH_SIZE
 ) -> Callable[[Iterable[Images]], Iterator[Probabilities]]:
-    """A function from chunks of images to the chunks of their probabilities, traced once.
+    """A function from chunks of images to their probabilities, a batch at a time.
 
-    It holds no more than a few batches at a time, however many chunks there are.
+    It is traced once and holds one chunk and one batch, however many chunks come. Later changes
+    of the model's weights show in what it gives.
     """
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 28, 28, 1), tf.uint8)])
-    def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return model(images, training=False)
+    pixels = tf.TensorSpec((None, 28, 28, 1), tf.uint8)
+    forward: Any = tf.function(lambda batch: model(batch, training=False), [pixels])
 
     def predict_chunks(chunks: Iterable[Images]) -> Iterator[Probabilities]:
         for chunk in chunks:
             for start in range(0, len(chunk), batch_size):
-                yield probabilities(tf.constant(chunk[start : start + batch_size])).numpy()
+                yield forward(chunk[start : start + batch_size]).numpy()
 
     return predict_chunks

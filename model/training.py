@@ -24,7 +24,6 @@ from model.recipes import Recipe
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
 Images = NDArray[np.uint8]  # (n, 28, 28, 1), 0 to 255
 Labels = NDArray[np.uint8]  # (n,), 0 to 9
@@ -44,7 +43,7 @@ class Epoch:
     train_loss: float
     validation_accuracy: float
     validation_loss: float
-    learning_rate: float  # at the epoch's end
+    learning_rate: float
     seconds: float
 
 
@@ -99,7 +98,7 @@ def train(
     while len(history) < recipe.epochs and not reached_target():
         epoch_started = time.perf_counter()
         number = len(history) + 1
-        loss, accuracy, rate = learner.run_epoch(number, images, labels, training_rows, on_batch)
+        loss, accuracy = learner.run_epoch(number, images, labels, training_rows, on_batch)
         chunks = (images[rows] for rows in _pieces(held_out, CHUNK_ROWS))
         scores = evaluate(labels[held_out], np.concatenate(list(predict(chunks))))
         history.append(
@@ -109,7 +108,7 @@ def train(
                 train_loss=loss,
                 validation_accuracy=scores.accuracy,
                 validation_loss=scores.loss,
-                learning_rate=rate,
+                learning_rate=recipe.learning_rate,
                 seconds=time.perf_counter() - epoch_started,
             )
         )
@@ -126,87 +125,157 @@ def train(
 
 
 class _Learner:
-    """A network with its optimizer, and the compiled loop that trains it on a chunk of rows."""
+    """A network and its optimizer. Their variables are all that one epoch hands to the next."""
 
     def __init__(self, recipe: Recipe, seed: int, member: int) -> None:
         import keras
 
-        self.recipe, self.seed, self.member = recipe, seed, member
-        self.model = networks.build(recipe.network, self._number())
+        self.recipe = recipe
+        self.seed, self.member = seed, member
+        first_weights = self._random(epoch=0)
+        self.model = networks.build(recipe.network, int(first_weights.generate_state(1)[0]))
         self.optimizer = keras.optimizers.Adam(recipe.learning_rate)
         self.optimizer.build(self.model.trainable_variables)
-        self._train_chunk = self._compiled()
+        self.variables = [*self.model.variables, *self.optimizer.variables]
+        self._fit = self._compile()
 
-    def _number(self, *what: int) -> int:
-        """A random seed of its own for each thing that is random."""
-        return int(np.random.SeedSequence([self.seed, self.member, *what]).generate_state(1)[0])
-
-    @property
-    def state(self) -> list[Any]:
-        """Every variable that an epoch starts from; randomness follows from the epoch's number."""
-        return [*self.model.variables, *self.optimizer.variables]
-
-    def _compiled(self) -> Callable[..., Any]:
-        import keras
-        import tensorflow as tf
-
-        logits_of = keras.Model(self.model.inputs, self.model.layers[-2].output)
-        batch_size = self.recipe.batch_size
-        variables = self.model.trainable_variables
-
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec((None, 28, 28, 1), tf.uint8),
-                tf.TensorSpec((None,), tf.int32),
-            ]
-        )
-        def train_chunk(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            loss_sum, correct = tf.constant(0.0), tf.constant(0, tf.int64)
-            for start in tf.range(0, tf.shape(labels)[0], batch_size):
-                batch, truth = images[start : start + batch_size], labels[start : start + batch_size]
-                with tf.GradientTape() as tape:
-                    logits = logits_of(batch, training=True)
-                    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits)
-                    loss = tf.reduce_mean(losses)
-                self.optimizer.apply(tape.gradient(loss, variables), variables)
-                loss_sum += tf.reduce_sum(losses)
-                hits = tf.argmax(logits, axis=1, output_type=tf.int32) == truth
-                correct += tf.math.count_nonzero(hits)
-            return loss_sum, correct
-
-        return train_chunk
+    def _random(self, epoch: int) -> np.random.SeedSequence:
+        """The source of all randomness of an epoch; epoch 0 is what comes before the first."""
+        return np.random.SeedSequence(self.seed, spawn_key=(self.member, epoch))
 
     def run_epoch(
         self,
-        number: int,
+        epoch: int,
         images: Images,
         labels: Labels,
-        rows: NDArray[np.intp],
+        rows: NDArray[np.int64],
         on_batch: Callable[[int, int], None] | None,
-    ) -> tuple[float, float, float]:
-        """Train on all rows once, in an order of their own; mean loss, accuracy, learning rate."""
+    ) -> tuple[float, float]:
+        """Train on the rows once, in an order of this epoch's own; mean loss and accuracy."""
+        batch_size = self.recipe.batch_size
+        noisy = [layer for layer in self.model.layers if hasattr(layer, "seed_generator")]
+        order, *dropouts = self._random(epoch).spawn(1 + len(noisy))
+        for layer, dropout in zip(noisy, dropouts, strict=True):
+            # Each step draws with the next counter; 31 bits fit whatever integer Keras keeps.
+            layer.seed_generator.state.assign([dropout.generate_state(1)[0] >> 1, 0])
+        shuffled = np.random.default_rng(order).permutation(rows)
+        batches = -(-len(rows) // batch_size)
+        done, loss, correct = 0, 0.0, 0
+        for piece in _pieces(shuffled, max(1, CHUNK_ROWS // batch_size) * batch_size):
+            piece_loss, piece_correct = self._fit(images[piece], labels[piece])
+            loss += float(piece_loss)
+            correct += int(piece_correct)
+            done += -(-len(piece) // batch_size)
+            if on_batch:
+                on_batch(done, batches)
+        return loss / len(rows), correct / len(rows)
+
+    def _compile(self) -> Callable[[Images, Labels], Any]:
+        """The training loop as one graph: steps over a piece of data; sum of losses, hits.
+
+        The same updates as Keras' own fit: mean cross-entropy of a batch, then Adam.
+        """
         import keras
         import tensorflow as tf
 
-        for place, layer in enumerate(self.model.layers):
-            if isinstance(layer, keras.layers.Dropout):
-                layer.seed_generator.state.assign([self._number(number, place), 0])
-        order = np.random.default_rng(self._number(number)).permutation(rows)
-        size = self.recipe.batch_size
-        loss_sum, correct, done = 0.0, 0, 0
-        for piece in _pieces(order, max(1, CHUNK_ROWS // size) * size):
-            loss, hits = self._train_chunk(
-                tf.constant(images[piece]), tf.constant(labels[piece], tf.int32)
+        logits_of = keras.Sequential(self.model.layers[:-1])  # softmax is part of the loss here
+        weights = self.model.trainable_variables
+        batch_size = self.recipe.batch_size
+
+        def fit(images: Any, labels: Any) -> Any:
+            loss, hits = tf.constant(0.0), tf.constant(0)
+            for start in tf.range(0, tf.shape(labels)[0], batch_size):
+                truth = tf.cast(labels[start : start + batch_size], tf.int32)
+                with tf.GradientTape() as tape:
+                    logits = logits_of(images[start : start + batch_size], training=True)
+                    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits)
+                    mean = tf.reduce_mean(losses)
+                gradients = tape.gradient(mean, [weight.value for weight in weights])
+                self.optimizer.apply(gradients, weights)
+                right = tf.argmax(logits, axis=1, output_type=tf.int32) == truth
+                loss += tf.reduce_sum(losses)
+                hits += tf.reduce_sum(tf.cast(right, tf.int32))
+            return loss, hits
+
+        pixels = tf.TensorSpec((None, 28, 28, 1), tf.uint8)
+        digits = tf.TensorSpec((None,), tf.uint8)
+        compiled: Callable[[Images, Labels], Any] = tf.function(
+            fit, input_signature=[pixels, digits]
+        )
+        return compiled
+
+
+class _Checkpoints:
+    """The newest states of one training in a folder: ``epoch-0007-<sha256 of the file>.npz``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def restore(self, learner: _Learner) -> list[Epoch]:
+        """Put the newest undamaged state into the learner; the history up to it, maybe empty."""
+        for path in sorted(self.folder.glob("epoch-*.npz"), reverse=True):
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                logger.warning(
+                    "The saved state %s cannot be read (%s) and is not used.", path, error
+                )
+                continue
+            if hashlib.sha256(content).hexdigest() != path.stem.rpartition("-")[2]:
+                logger.warning("The saved state %s is damaged and is not used.", path)
+                continue
+            with np.load(io.BytesIO(content), allow_pickle=False) as saved:
+                for index, variable in enumerate(learner.variables):
+                    variable.assign(saved[str(index)])
+                history = [Epoch(**epoch) for epoch in json.loads(str(saved["history"]))]
+            logger.info("Training goes on after epoch %d, saved in %s.", len(history), path)
+            return history
+        return []
+
+    def save(self, learner: _Learner, history: list[Epoch]) -> None:
+        """Write the state after the last epoch of the history, whole or not at all.
+
+        Where it cannot be written, training is worth more than its checkpoint and goes on.
+        """
+        told = json.dumps([asdict(epoch) for epoch in history])
+        arrays = {"history": np.array(told)}
+        arrays |= {str(index): value.numpy() for index, value in enumerate(learner.variables)}
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        content = buffer.getvalue()
+        name = f"epoch-{len(history):04}-{hashlib.sha256(content).hexdigest()}.npz"
+        unfinished = self.folder / "unfinished"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self.folder / name)
+            for old in sorted(self.folder.glob("epoch-*.npz"))[:-KEPT_CHECKPOINTS]:
+                old.unlink()
+        except OSError as error:
+            logger.warning(
+                "The state after epoch %d cannot be saved (%s). Training goes on; if it is "
+                "interrupted, it begins again from the state before.",
+                len(history),
+                error,
             )
-            loss_sum, correct, done = loss_sum + float(loss), correct + int(hits), done + len(piece)
-            if on_batch:
-                on_batch(-(-done // size), -(-len(rows) // size))
-        return loss_sum / len(rows), correct / len(rows), float(self.optimizer.learning_rate)
 
 
-def _pieces(rows: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def machine() -> dict[str, str | int]:
+    """What of this machine the bytes of a training depend on: the processor and its count."""
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere the name is all that the system tells
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    about = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    features = hashlib.sha256("\n".join(sorted(about)).encode()).hexdigest()[:16]
+    return {
+        "architecture": platform.machine(),
+        "processor": features if about else platform.processor(),
+        "count": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+    }
 
 
 def _identity(
@@ -217,59 +286,25 @@ def _identity(
     labels: Labels,
     validation: NDArray[np.bool_],
 ) -> str:
-    """Hex digest of all that the bytes of a training depend on."""
-    digest = hashlib.sha256()
-    facts = [recipe.model_dump(), seed, member, platform.machine(), os.cpu_count()]
-    digest.update(json.dumps(facts, sort_keys=True).encode())
+    """A name that two trainings share only where they would give the same bytes."""
+    import keras
+    import tensorflow as tf
+
+    data = hashlib.sha256()
     for array in (images, labels, validation):
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()[:16]
+        data.update(np.ascontiguousarray(array).data)
+    what = {
+        "recipe": recipe.model_dump(),
+        "seed": seed,
+        "member": member,
+        "data": data.hexdigest(),
+        "machine": machine(),
+        "threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "versions": [tf.__version__, keras.__version__],
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
-class _Checkpoints:
-    """The state after each of the newest epochs: a digest line, then NumPy arrays; no pickle."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def save(self, learner: _Learner, history: list[Epoch]) -> None:
-        """Write the state whole or not at all; keep the newest two."""
-        content = io.BytesIO()
-        arrays = {f"{place:03d}": np.asarray(v) for place, v in enumerate(learner.state)}
-        told = json.dumps([asdict(epoch) for epoch in history]).encode()
-        np.savez(content, history=np.frombuffer(told, np.uint8), **arrays)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{os.getpid()}"
-        with temporary.open("wb") as file:
-            file.write(hashlib.sha256(content.getbuffer()).digest())
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / f"epoch-{len(history):04d}.checkpoint")
-        for old in self._newest_first()[KEPT_CHECKPOINTS:]:
-            old.unlink(missing_ok=True)
-
-    def restore(self, learner: _Learner) -> list[Epoch]:
-        """Set the newest undamaged state; return its history, empty where there is none."""
-        for path in self._newest_first():
-            try:
-                arrays = _undamaged(path.read_bytes())
-            except (OSError, ValueError) as error:
-                logger.warning("The checkpoint %s is not used: %s.", path, error)
-                continue
-            history = json.loads(arrays.pop("history").tobytes())
-            for name, variable in zip(sorted(arrays), learner.state, strict=True):
-                variable.assign(arrays[name])
-            logger.info("Training goes on after epoch %d of %s.", len(history), path)
-            return [Epoch(**epoch) for epoch in history]
-        return []
-
-    def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch-*.checkpoint"), reverse=True)
-
-
-def _undamaged(content: bytes) -> dict[str, NDArray[Any]]:
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
-        raise ValueError("it is damaged")
-    with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
-        return dict(arrays)
+def _pieces(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """The rows in their order, ``size`` at a time; the last piece may be shorter."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from prefect import get_run_logger
 
 from model import digits
 from model.errors import PermanentError
@@ -26,18 +28,20 @@ NOTICES: dict[Source, str | None] = {
 }
 
 
-def resolve(source: str) -> tuple[Source, str]:
-    """Settle ``auto``; return the source and the sentence that says why."""
+def resolve(source: Source | Literal["auto"]) -> Source:
+    """Settle ``auto`` inside a flow, and log why."""
     if source != "auto":
-        return source, f"Source: {source}, as asked."  # type: ignore[return-value]
+        return source
     form = kaggle_client.credentials_form()
     if form:
-        return "kaggle", f"Source: kaggle, since credentials were found ({form})."
-    return "sample", (
+        get_run_logger().info("Source: kaggle, since credentials were found (%s).", form)
+        return "kaggle"
+    get_run_logger().info(
         "Source: the embedded sample, since no Kaggle credentials were found. For the real thing: "
         "--source kaggle with credentials, --source mnist without an account, or "
         "--source directory --data-dir DIR."
     )
+    return "sample"
 
 
 def contents(inputs: dict[str, Any]) -> str:

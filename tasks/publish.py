@@ -29,6 +29,11 @@ from tasks.support.records import (
 )
 
 STAGES = ("download", "preprocess", "explore", "train", "evaluate", "predict", "submit")
+MEASURED = [
+    f"{rows}_{number}"
+    for rows in ("train", "validation")
+    for number in ("accuracy", "count", "accuracy_ci95", "loss")
+]
 LIBRARIES = ("tensorflow", "keras", "numpy", "prefect", "kaggle")
 
 
@@ -141,7 +146,7 @@ def collect_metrics(
         "recipe": recipe.name,
         "seed": settings["seed"],
         "members": len(members),
-        **evaluation.model_dump(exclude={"history", "correct", "validation_rows", "numbers", "figures"}),
+        **{key: value for key, value in evaluation.model_dump().items() if key in MEASURED},
         "test_accuracy": predictions.test_accuracy,
         "test_accuracy_ci95": predictions.test_accuracy_ci95,
         "test_count": predictions.rows if predictions.test_accuracy is not None else None,

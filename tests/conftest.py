@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import flows  # noqa: F401: sets what Prefect must find in the environment before it is imported
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 

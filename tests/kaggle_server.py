@@ -28,6 +28,7 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 PORT = 7777  # where the SDK looks under KAGGLE_API_ENVIRONMENT=TEST
 COMPETITION = "digit-recognizer"
 USER, KEY, TOKEN = "someone", "k3y-that-nobody-may-see", "t0ken-that-nobody-may-see"
@@ -72,6 +73,7 @@ class Kaggle(ThreadingHTTPServer):
     def __init__(self, port: int = PORT, archive: bytes = b"") -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.archive = archive  # the competition's zip
+        self.next_archive: bytes | None = None  # what it is after the next download
         self.faults: list[Fault] = []
         self.submissions: list[dict[str, Any]] = []  # oldest first
         self.uploads: dict[str, bytes] = {}
@@ -83,6 +85,7 @@ class Kaggle(ThreadingHTTPServer):
         self.page_size = 20  # at most
         self.page_tokens = True  # else pages are asked for by number only
         self.active_tokens = {TOKEN}
+        self.latency = 0.0  # seconds before and after each request is handled
         self.lock = threading.Lock()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -119,7 +122,10 @@ class Kaggle(ThreadingHTTPServer):
 
     def start_submission_upload(self, contentLength: int = 0, **_: Any) -> dict[str, Any]:  # noqa: N803
         token = f"blob-{len(self.uploads)}-{contentLength}"
-        return {"token": token, "createUrl": f"http://localhost:{self.server_port}/put/{token}"}
+        return {
+            "token": token,
+            "createUrl": f"http://localhost:{self.server_port}/{token}?key=signed",
+        }
 
     def create_submission(
         self,
@@ -197,7 +203,10 @@ class Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.server.fault(route)
         if fault is None:
-            return self.reply(act(content))
+            time.sleep(self.server.latency)
+            answer = act(content)
+            time.sleep(self.server.latency)
+            return self.reply(answer)
         only_late = not (fault.status or fault.reset or fault.body is not None or fault.cut)
         answer = act(content) if fault.after else None
         time.sleep(fault.delay)
@@ -233,11 +242,12 @@ class Handler(BaseHTTPRequestHandler):
     def store(self, content: bytes) -> Answer:
         if "Authorization" in self.headers:
             return error(400, "The store wants no credentials")
-        self.server.uploads[self.path.rsplit("/", 1)[-1]] = content
+        self.server.uploads[self.path.strip("/").partition("?")[0]] = content
         return Answer(status=201)
 
     def serve_archive(self) -> Answer:
         content = self.server.archive
+        self.server.archive = self.server.next_archive or content
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         headers = {"ETag": tag, "Accept-Ranges": "bytes", "Content-Type": "application/zip"}
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -255,11 +265,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer.body[:cut])
         if cut is not None:
-            self.hang_up()
+            self.hang_up(reset=False)
 
-    def hang_up(self) -> None:
+    def hang_up(self, reset: bool = True) -> None:
         self.wfile.flush()
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+        if reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
         self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = True
 

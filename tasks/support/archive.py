@@ -34,6 +34,8 @@ def extract(archive: Path, folder: Path) -> list[Path]:
                 with file.open(name) as source, (folder / name).open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)  # no more than the size it states
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+        for name in MEMBERS:
+            (folder / name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that: a place before 0
             raise
         raise DamagedError(

@@ -199,13 +199,13 @@ class KaggleClient:
                         "Last-Modified", ""
                     )
                     with target.open("ab" if answer.status_code == 206 else "wb") as file:
-                        for chunk in answer.iter_content(1 << 20):
+                        for chunk in answer.iter_content(1 << 14):
                             file.write(chunk)
                             if file.tell() > MOST_BYTES:
                                 raise archive.refused(target, f"more than {MOST_BYTES:,} bytes")
 
-        self._call(fetch, competition)
         try:
+            self._call(fetch, competition)
             return archive.extract(target, folder)
         except archive.DamagedError as error:
             raise TransientError(
@@ -213,7 +213,7 @@ class KaggleClient:
                 "Run it again, or download it with a browser and use --source directory.",
             ) from None
         finally:
-            target.unlink()
+            target.unlink(missing_ok=True)
 
     def _sdk(self) -> Any:
         return self._api.build_kaggle_client()
@@ -229,6 +229,7 @@ class KaggleClient:
             )
         # It logs the addresses of uploads and downloads, and whoever has one may use it.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
+        _check_environment()
         api = _kaggle_api()()
         api.config = str(kaggle_credentials.key_file())
         api.build_kaggle_client = partial(_build_sdk, api, self.patience)
@@ -242,7 +243,7 @@ class KaggleClient:
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said):
-                self._call(partial(_read, api.authenticate), "")
+                self._repeat(partial(_read, api.authenticate), "")
         except SystemExit:  # how it says that no form of credentials works
             raise PermanentError(
                 f"Kaggle does not accept the credentials ({self.form}): expired or revoked.",
@@ -260,7 +261,12 @@ class KaggleClient:
             self.form = method()
 
     def _call(self, function: Callable[[], T], competition: str) -> T:
-        """Call Kaggle; repeat what may go better next time, as often as patience has it."""
+        """Call Kaggle, authenticated."""
+        assert self._api
+        return self._repeat(function, competition)
+
+    def _repeat(self, function: Callable[[], T], competition: str) -> T:
+        """Repeat what may go better next time, as often as patience has it."""
         for pause in (*self.patience.again, None):
             try:
                 return function()
@@ -327,6 +333,15 @@ def _build_sdk(api: Any, patience: Patience) -> Any:
     _session(sdk).mount("https://", InTime())
     _session(sdk).mount("http://", InTime())
     return sdk
+
+
+def _check_environment() -> None:
+    from kagglesdk.kaggle_env import get_env
+
+    try:
+        get_env()
+    except Exception as error:
+        raise PermanentError(f"{error}.", "Unset KAGGLE_API_ENVIRONMENT.") from None
 
 
 def _session(sdk: Any) -> Any:

@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 
 
 def write(name: str, files: dict[str, File | str]) -> Path:
-    """Make the run's folder under a temporary name, then rename it: it is whole once it is there."""
+    """Make the run's folder under a temporary name and rename it: once there, it is whole."""
     runs = workspace.current().runs
     making = Path(tempfile.mkdtemp(dir=runs, prefix=".making-"))
     try:

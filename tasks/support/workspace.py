@@ -119,7 +119,7 @@ def move_into_place(source: Path, target: Path) -> None:
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)  # somebody made a folder where the file belongs
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
+    source.replace(target)
 
 
 def write_text(path: Path, text: str) -> None:

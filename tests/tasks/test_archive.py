@@ -93,7 +93,7 @@ def test_a_bomb_that_lies_about_its_size_is_cut_short(path: Path, folder: Path) 
     path.write_bytes(content)
     with pytest.raises(archive.DamagedError):
         archive.extract(path, folder)
-    assert (folder / "train.csv").stat().st_size <= 1000
+    assert not list(folder.iterdir())
 
 
 def test_refuses_encrypted_members(path: Path, folder: Path) -> None:

@@ -1,0 +1,84 @@
+"""Serve the flow from one process: when asked to in the UI or through the API, or on a schedule.
+
+Such as: ``python deployments/serve.py --cron "0 6 * * 1" --timezone Europe/London``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from flows import command_line
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """When to run, and the arguments that are the flow's."""
+    parser = argparse.ArgumentParser(
+        prog="serve.py",
+        description="Serve the Digit Recognizer flow until Ctrl-C.",
+        epilog="Every other option is one of the flow's, for its runs: flows/mnist_flow.py --help",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--cron", help='when to run, such as "0 6 * * 1": Mondays at six (default: when asked to)'
+    )
+    parser.add_argument(
+        "--timezone",
+        type=known_timezone,
+        default="UTC",
+        help="of --cron, such as Europe/London (default: UTC)",
+    )
+    return parser.parse_known_args(arguments)
+
+
+def known_timezone(name: str) -> str:
+    """Check a name of the time zone database."""
+    try:
+        return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError):
+        raise argparse.ArgumentTypeError(f"there is no time zone {name!r}") from None
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until stopped; return the exit code."""
+    options, for_the_flow = parse(arguments)
+    settings = command_line.parse(for_the_flow)
+
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.deployments.runner import EntrypointType
+    from prefect.schedules import Cron
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.mnist_flow import mnist_flow
+
+    if not PREFECT_API_URL.value():  # the server that Prefect would start here runs no schedules
+        print(
+            "error: there is no Prefect server to serve for. Start one: `prefect server start "
+            "--background`, and say where it is: `export PREFECT_API_URL=http://127.0.0.1:4200/api`.",
+            file=sys.stderr,
+        )
+        return command_line.FAILED
+    try:
+        schedule = Cron(options.cron, timezone=options.timezone) if options.cron else None
+    except ValueError as error:
+        print(f"error: --cron: {error}", file=sys.stderr)
+        return command_line.WRONG_USAGE
+    workspace = settings.workspace.expanduser().resolve()
+    mnist_flow.serve(
+        name="served",
+        schedule=schedule,
+        parameters={
+            "settings": settings.model_copy(update={"workspace": workspace}).model_dump(mode="json")
+        },
+        tags=["digit-recognizer", "served"],
+        global_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+        ),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

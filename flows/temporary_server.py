@@ -1,0 +1,81 @@
+"""A Prefect server for one run, where none is configured.
+
+Prefect can start one itself, but imports all of its server code into this process first and
+leaves the server behind when this process is killed. Here it starts beside the imports of a run,
+and ends with the run however that ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+from model.errors import TransientError
+
+TIMEOUT_SECONDS = 120  # on a fresh database and a busy machine it takes half a minute
+
+
+class TemporaryServer:
+    """A server process that starts on construction."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "flows.temporary_server", str(port)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the run, which ends its server itself
+        )
+        atexit.register(self.process.terminate)
+
+    def wait(self) -> None:
+        """Return once the server answers; raise TransientError where it does not."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(self.api_url + "/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.05)
+        raise TransientError(
+            "Prefect's temporary server did not start.",
+            "Run it again, or start one with `prefect server start` and set PREFECT_API_URL.",
+        )
+
+
+def start_unless_configured() -> TemporaryServer | None:
+    """Start a server unless one is configured, in the environment or in Prefect's profile."""
+    from prefect.settings import Settings
+
+    return None if Settings().api.url else TemporaryServer()
+
+
+def serve(port: int) -> None:
+    """Serve until the process that started this one ends: then its end of the pipe closes."""
+    os.environ |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    import uvicorn
+
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    uvicorn.run(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=port,
+        log_level="error",
+    )
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))
