@@ -32,16 +32,18 @@ DEFAULTS = Settings()  # from the environment
 )
 def mnist_flow(settings: Settings = DEFAULTS) -> Run:
     """Download, preprocess, explore, train, evaluate, predict, submit, publish."""
-    source = resolve(settings.source)
+    source = resolve(settings.source, settings.kaggle_secret_block)
     recipe = recipe_for(settings.recipe, **settings.recipe_overrides())
     created = datetime.now().astimezone()
     run_name = f"{created:%Y%m%d-%H%M%S}-{recipe.name}-{source}-seed{settings.seed}"
 
     with kept_under(settings.workspace, refresh=settings.refresh, started=STARTED):
         if settings.submit != "never":
-            preflight(settings.competition)
+            preflight(settings.competition, secret_block=settings.kaggle_secret_block)
 
-        dataset = download(source, settings.competition, settings.data_dir)
+        dataset = download(
+            source, settings.competition, settings.data_dir, settings.kaggle_secret_block
+        )
         digits = preprocess(dataset, settings.seed)
         exploration = explore(digits.train, digits.test, dataset.notice)
         members = [
@@ -59,6 +61,7 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
             minimum_accuracy=settings.minimum_accuracy,
             message=settings.message,
             run_name=run_name,
+            secret_block=settings.kaggle_secret_block,
         )
         return publish(
             run_name,

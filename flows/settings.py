@@ -76,8 +76,10 @@ class Settings(BaseSettings):
     seed: int = Field(
         default=0, ge=0, lt=2**32, description="Same seed, data and machine: the same submission."
     )
-    submit: Literal["never", "always"] = Field(
-        default="never", description="Whether to send the submission; never checks everything."
+    submit: Literal["never", "if-better", "always"] = Field(
+        default="never",
+        description="Whether to send the submission. never: check everything, send nothing; "
+        "if-better: send it if it beats the best that was sent from this workspace.",
     )
     minimum_accuracy: float = Field(
         default=0.983,
@@ -87,6 +89,10 @@ class Settings(BaseSettings):
     )
     message: str = Field(
         default="", max_length=300, description="Description of the submission on Kaggle."
+    )
+    kaggle_secret_block: str | None = Field(
+        default=None,
+        description="Name of a Prefect Secret block that holds the Kaggle credentials.",
     )
     workspace: Path = Field(
         default=Path("workspace"), description="The one folder under which all is written."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +28,17 @@ def load(path: Path) -> keras.Model:
     """
     import keras
 
+    remedy = "Train it again, or copy the whole file again."
+    if not zipfile.is_zipfile(path):  # Keras says of a cut file that there is none
+        raise PermanentError(f"{path} is not there or not a whole Keras model.", remedy)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PermanentError(
-            f"{path} cannot be read as a Keras model: {error}.",
-            "Train it again, or copy the whole file again.",
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise PermanentError(f"{path} cannot be read as a Keras model: {error}", remedy) from error
 
 
 def predict(model: keras.Model, images: Images, batch_size: int = BATCH_SIZE) -> Probabilities:
-    """Probabilities (n, 10) of images (n, 28, 28, 1)."""
+    """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1."""
     return np.concatenate(list(predictor(model, batch_size)([images])))
 
 

@@ -137,7 +137,7 @@ class _Learner:
         self.optimizer = keras.optimizers.Adam(recipe.learning_rate)
         self.optimizer.build(self.model.trainable_variables)
         self.variables = [*self.model.variables, *self.optimizer.variables]
-        self._fit = self._compile()
+        self.fit = self._compile()
 
     def _random(self, epoch: int) -> np.random.SeedSequence:
         """The source of all randomness of an epoch; epoch 0 is what comes before the first."""
@@ -162,7 +162,7 @@ class _Learner:
         batches = -(-len(rows) // batch_size)
         done, loss, correct = 0, 0.0, 0
         for piece in _pieces(shuffled, max(1, CHUNK_ROWS // batch_size) * batch_size):
-            piece_loss, piece_correct = self._fit(images[piece], labels[piece])
+            piece_loss, piece_correct = self.fit(images[piece], labels[piece])
             loss += float(piece_loss)
             correct += int(piece_correct)
             done += -(-len(piece) // batch_size)

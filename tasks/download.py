@@ -28,11 +28,11 @@ NOTICES: dict[Source, str | None] = {
 }
 
 
-def resolve(source: Source | Literal["auto"]) -> Source:
+def resolve(source: Source | Literal["auto"], secret_block: str | None = None) -> Source:
     """Settle ``auto`` inside a flow, and log why."""
     if source != "auto":
         return source
-    form = kaggle_client.credentials_form()
+    form = kaggle_client.credentials_form(secret_block)
     if form:
         get_run_logger().info("Source: kaggle, since credentials were found (%s).", form)
         return "kaggle"
@@ -72,15 +72,17 @@ def files_in(folder: Path | None) -> list[Path]:
     )
 
 
-@stage("scikit-learn", "keras", reads=contents, excludes=("data_dir",))
-def download(source: Source, competition: str, data_dir: Path | None) -> Dataset:
+@stage("scikit-learn", "keras", reads=contents, excludes=("data_dir", "secret_block"))
+def download(
+    source: Source, competition: str, data_dir: Path | None, secret_block: str | None = None
+) -> Dataset:
     """Fetch the files and put them, whole, under ``workspace/data``."""
     name = {"kaggle": competition, "directory": ""}.get(source, source)
     if source == "directory":
         name = "directory-" + contents({"source": source, "data_dir": data_dir})[:12]
     with workspace.current().temporary_folder() as folder:
         if source == "kaggle":
-            kaggle_client.KaggleClient().download(competition, folder)
+            kaggle_client.KaggleClient(secret_block).download(competition, folder)
         elif source == "directory":
             copy_or_extract(files_in(data_dir), folder)
         elif source == "mnist":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from model import digits
+from model.errors import PermanentError
 from tasks.support import workspace
 from tasks.support.caching import stage
 from tasks.support.records import Dataset, Digits, File, TestRows, TrainRows
@@ -19,6 +20,13 @@ def preprocess(dataset: Dataset, seed: int) -> Digits:
     """
     train, labels = digits.read_train(dataset.train.location)
     test = digits.read_test(dataset.test.location)
+    wanted = len(digits.read_submission(dataset.sample_submission.location))
+    if len(test) != wanted:
+        raise PermanentError(
+            f"{dataset.test.location} has {len(test)} rows, but "
+            f"{dataset.sample_submission.location} wants {wanted} predictions.",
+            "Take both files from one download of the competition.",
+        )
     positions = digits.stratified_positions(labels, seed)
     with workspace.current().temporary_folder() as folder:
         for name, array in {

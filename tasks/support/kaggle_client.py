@@ -88,59 +88,40 @@ class KaggleClient:
         def ask() -> None:
             with self._sdk() as sdk, contextlib.suppress(requests.TooManyRedirects):
                 _session(sdk).max_redirects = 0  # that Kaggle says where the data lies is enough
-                _ask(sdk, "download_data_files", competition_name=competition).close()
+                _request(sdk, "download_data_files", competition_name=competition).close()
 
         self._call(ask, competition)
 
     def submissions_left(self, competition: str) -> int | None:
         """How many submissions are left today; None for a team that has not sent any."""
-
-        def ask() -> int | None:
-            with self._sdk() as sdk:
-                limits = _ask(sdk, "get_submission_limits", competition_name=competition)
-                known = limits.num_today or limits.num_total or limits.num_allowed_now
-                return int(limits.num_allowed_now) if known else None
-
-        return self._call(ask, competition)
+        limits = self._ask("get_submission_limits", competition, competition_name=competition)
+        known = limits.num_today or limits.num_total or limits.num_allowed_now
+        return int(limits.num_allowed_now) if known else None
 
     def submissions(self, competition: str) -> list[Sent]:
         """All submissions of the team, from all pages."""
-
-        def page(fields: dict[str, Any]) -> tuple[list[Sent], str]:
-            with self._sdk() as sdk:
-                answer = _ask(sdk, "list_submissions", competition_name=competition, **fields)
-                return [
-                    _sent(submission) for submission in answer.submissions
-                ], answer.next_page_token
-
+        fields = {"competition_name": competition, "page_size": PAGE_SIZE}
         found: dict[int, Sent] = {}
         token, number = "", 1
         while True:  # by token where Kaggle gives one, else by number until nothing new comes
             place = {"page_token": token} if token else {"page": number}
-            sent, following = self._call(
-                partial(page, {"page_size": PAGE_SIZE} | place), competition
-            )
-            new = {submission.ref: submission for submission in sent if submission.ref not in found}
+            answer = self._ask("list_submissions", competition, **fields, **place)
+            new = {s.ref: _sent(s) for s in answer.submissions if s.ref not in found}
             found |= new
-            if not new or (token and not following):
+            if not new or (token and not answer.next_page_token):
                 return list(found.values())
-            token, number = following, number + 1
+            token, number = answer.next_page_token, number + 1
 
     def submission(self, competition: str, ref: int) -> Sent:
         """One submission."""
-
-        def ask() -> Sent:
-            with self._sdk() as sdk:
-                return _sent(_ask(sdk, "get_submission", ref=ref))
-
-        return self._call(ask, competition)
+        return _sent(self._ask("get_submission", competition, ref=ref))
 
     def upload(self, competition: str, name: str, content: bytes) -> str:
         """Upload a file and return its token; nothing is submitted by that."""
 
         def send() -> str:
             with self._sdk() as sdk:
-                begun = _ask(
+                begun = _request(
                     sdk,
                     "start_submission_upload",
                     competition_name=competition,
@@ -148,13 +129,10 @@ class KaggleClient:
                     content_length=len(content),
                     last_modified_epoch_seconds=int(time.time()),
                 )
-                answer = _session(sdk).put(
-                    begun.create_url,
-                    content,
-                    auth=lambda request: request,
-                    headers={"Content-Type": None},
-                )  # the store gets no credentials
-                answer.raise_for_status()
+                session = _session(sdk)
+                session.auth = lambda request: request  # the store gets no credentials
+                del session.headers["Content-Type"]
+                session.put(begun.create_url, content).raise_for_status()
                 return str(begun.token)
 
         return self._call(send, competition)
@@ -168,7 +146,7 @@ class KaggleClient:
         """
         try:
             with self._sdk() as sdk:
-                answer = _ask(
+                answer = _request(
                     sdk,
                     "create_submission",
                     competition_name=competition,
@@ -194,15 +172,14 @@ class KaggleClient:
                 if validator and target.exists():
                     headers["Range"] = f"bytes={target.stat().st_size}-"
                     headers["If-Range"] = validator
-                with _ask(sdk, "download_data_files", competition_name=competition) as answer:
-                    validator = answer.headers.get("ETag") or answer.headers.get(
-                        "Last-Modified", ""
-                    )
-                    with target.open("ab" if answer.status_code == 206 else "wb") as file:
-                        for chunk in answer.iter_content(1 << 14):
-                            file.write(chunk)
-                            if file.tell() > MOST_BYTES:
-                                raise archive.refused(target, f"more than {MOST_BYTES:,} bytes")
+                validator = ""  # if this fails, begin anew
+                answer = _request(sdk, "download_data_files", competition_name=competition)
+                validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified", "")
+                with answer, target.open("ab" if answer.status_code == 206 else "wb") as file:
+                    for chunk in answer.iter_content(1 << 14):
+                        file.write(chunk)
+                        if file.tell() > MOST_BYTES:
+                            raise archive.refused(target, f"more than {MOST_BYTES:,} bytes")
 
         try:
             self._call(fetch, competition)
@@ -229,7 +206,6 @@ class KaggleClient:
             )
         # It logs the addresses of uploads and downloads, and whoever has one may use it.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
-        _check_environment()
         api = _kaggle_api()()
         api.config = str(kaggle_credentials.key_file())
         api.build_kaggle_client = partial(_build_sdk, api, self.patience)
@@ -251,14 +227,23 @@ class KaggleClient:
             ) from None
         if said.getvalue():
             log.warning(said.getvalue().strip())
-        method = {
+        form = {
             "ACCESS_TOKEN": kaggle_credentials.token_form,
             "LEGACY_API_KEY": kaggle_credentials.key_form,
             "OAUTH": kaggle_credentials.oauth_form,
-        }[api.config_values["auth_method"]]
-        if method() != self.form:
-            log.warning("%s is expired or revoked; using %s instead.", self.form, method())
-            self.form = method()
+        }[api.config_values["auth_method"]]()
+        if form != self.form:
+            log.warning("%s is expired or revoked; using %s instead.", self.form, form)
+            self.form = form
+
+    def _ask(self, method: str, competition: str, **fields: Any) -> Any:
+        """Ask what may be asked again."""
+
+        def ask() -> Any:
+            with self._sdk() as sdk:
+                return _request(sdk, method, **fields)
+
+        return self._call(ask, competition)
 
     def _call(self, function: Callable[[], T], competition: str) -> T:
         """Call Kaggle, authenticated."""
@@ -278,11 +263,9 @@ class KaggleClient:
             wait = pause * random.uniform(1, 1.5) if wait is None else wait
             log.info("%s Trying again in %.1f seconds.", failure.cause, wait)
             time.sleep(wait)
-        if isinstance(failure, NoAnswerError) and failure.status == 429:
-            raise PermanentError(
-                failure.cause, failure.remedy
-            ) from None  # asking on makes it worse
-        raise failure from None  # the error below may hold an address that is as good as a key
+        if isinstance(failure, NoAnswerError) and failure.status == 429:  # asking on makes it worse
+            failure = PermanentError(failure.cause, failure.remedy)
+        raise failure  # and not from the error below: that may hold an address as good as a key
 
     def _failure(self, error: Exception, competition: str) -> PipelineError:
         return explained(error, competition, self.form, self.patience.asked)
@@ -324,9 +307,13 @@ def _build_sdk(api: Any, patience: Patience) -> Any:
             options["timeout"] = (patience.connect, patience.answer)
             return super().send(*args, **options)
 
+    try:
+        environment = get_env()
+    except Exception as error:
+        raise PermanentError(f"{error}.", "Unset KAGGLE_API_ENVIRONMENT.") from None
     values = api.config_values
     user, key, token = values.get("username"), values.get("key"), values.get("token")
-    sdk = Sdk(env=get_env(), username=user, password=key, api_token=token)
+    sdk = Sdk(env=environment, username=user, password=key, api_token=token)
     sdk.http_client()._init_session()
     if values.get("auth_method") == "LEGACY_API_KEY":
         _session(sdk).auth = (user, key)
@@ -335,20 +322,11 @@ def _build_sdk(api: Any, patience: Patience) -> Any:
     return sdk
 
 
-def _check_environment() -> None:
-    from kagglesdk.kaggle_env import get_env
-
-    try:
-        get_env()
-    except Exception as error:
-        raise PermanentError(f"{error}.", "Unset KAGGLE_API_ENVIRONMENT.") from None
-
-
 def _session(sdk: Any) -> Any:
     return sdk.http_client()._session
 
 
-def _ask(sdk: Any, method: str, **fields: Any) -> Any:
+def _request(sdk: Any, method: str, **fields: Any) -> Any:
     """Call a method of the competitions' service with a request of these fields."""
     from kagglesdk.competitions.types import competition_api_service as types
 

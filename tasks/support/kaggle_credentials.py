@@ -24,7 +24,8 @@ def credentials_form(secret_block: str | None = None) -> str | None:
 def token_form() -> str | None:
     """Where an access token is."""
     in_notebook = os.environ.get("KAGGLE_API_V1_TOKEN")
-    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ and in_notebook and _text(Path(in_notebook)):
+    notebook = {"KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_DATA_PROXY_URL"} <= os.environ.keys()
+    if notebook and in_notebook and _text(Path(in_notebook)):
         return "KAGGLE_API_V1_TOKEN"
     token = os.environ.get("KAGGLE_API_TOKEN")
     if token:

@@ -128,12 +128,12 @@ def test_an_altered_byte_never_alters_the_files(
 
 
 def test_memory_is_constant(path: Path, folder: Path) -> None:
-    lines = "".join(f"{number * 7919 % 100_003},{number}\n" for number in range(1_500_000))
+    lines = "".join(f"{number * 7919 % 100_003},{number}\n" for number in range(400_000))
     path.write_bytes(zipped(**GOOD | {"train": lines}))
     del lines
     tracemalloc.start()
     archive.extract(path, folder)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (folder / "train.csv").stat().st_size > 15_000_000
-    assert peak < 6_000_000
+    assert (folder / "train.csv").stat().st_size > 4_000_000
+    assert peak < 3_500_000

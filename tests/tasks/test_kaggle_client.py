@@ -25,7 +25,7 @@ from tests.tasks.test_submit import table
 
 __all__ = ["kaggle"]  # the fixture
 
-QUICK = Patience(connect=1, answer=0.5, again=(0.01, 0.01, 0.01), asked=0.2)
+QUICK = Patience(connect=1, answer=0.8, again=(0.01, 0.01, 0.01), asked=0.2)
 LIMITS, DOWNLOAD, STORE = "GetSubmissionLimits", "DownloadDataFiles", "GET"
 
 
@@ -201,6 +201,18 @@ def test_a_secret_block_that_is_not_there() -> None:
     assert '.save("none")' in caught.value.remedy
 
 
+@pytest.mark.usefixtures("kaggle")
+def test_a_key_that_others_can_read(
+    no_credentials: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = no_credentials / "kaggle.json"
+    path.write_text(json.dumps(LEGACY))
+    path.chmod(0o644)
+    client().check_access(COMPETITION)
+    assert f"chmod 600 {path}" in caplog.text
+    assert not capsys.readouterr().out
+
+
 # Access.
 
 
@@ -311,7 +323,7 @@ FAULTS: dict[str, list[Fault] | bytes] = {
     "503 without end": for_ever(DOWNLOAD, 503),
     "403 once from the store": [Fault(STORE, status=403)],
     "503 without end from the store": for_ever(STORE, 503),
-    "no answer from the store": [Fault(STORE, ALWAYS, delay=0.7)],
+    "no answer from the store": [Fault(STORE, ALWAYS, delay=1.0)],
 }
 
 

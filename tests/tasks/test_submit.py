@@ -25,11 +25,11 @@ __all__ = ["kaggle"]  # the fixture
 
 QUICK = Patience(
     connect=1,
-    answer=0.5,
+    answer=0.8,
     again=(0.01, 0.01, 0.01),
     asked=0.1,
     refused=0.1,
-    settle=0.4,
+    settle=0.6,
     score=1,
     poll=0.05,
 )
@@ -293,7 +293,7 @@ FAULTS: dict[str, list[Fault]] = {
     "500 three times when listing": [Fault(LIST, 3, status=500)],
     "503 without end when listing": [for_ever(LIST, 503)],
     "HTML instead of the list": [Fault(LIST, ALWAYS, body=b"<html>")],
-    "no answer when listing": [Fault(LIST, ALWAYS, delay=0.7)],
+    "no answer when listing": [Fault(LIST, ALWAYS, delay=1.0)],
     "500 without end when the upload starts": [for_ever(UPLOAD, 500)],
     "503 three times in the upload": [Fault("PUT", 3, status=503)],
     "503 without end in the upload": [for_ever("PUT", 503)],
@@ -304,8 +304,8 @@ FAULTS: dict[str, list[Fault]] = {
     "500 when sending, yet recorded": [Fault(CREATE, after=True, status=500)],
     "connection lost before it was recorded": [Fault(CREATE, reset=True)],
     "connection lost after it was recorded": [Fault(CREATE, after=True, reset=True)],
-    "answer later than the time-out": [Fault(CREATE, after=True, delay=0.7)],
-    "recorded later than the time-out": [Fault(CREATE, delay=0.7)],
+    "answer later than the time-out": [Fault(CREATE, after=True, delay=1.0)],
+    "recorded later than the time-out": [Fault(CREATE, delay=1.0)],
     "HTML as the answer to sending": [Fault(CREATE, after=True, body=b"<html>")],
     "no ref in the answer to sending": [Fault(CREATE, after=True, body=b"{}")],
     "connection lost, recorded, then no list": [Fault(CREATE, after=True, reset=True), NO_LIST],

@@ -1,0 +1,55 @@
+"""The networks."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from numpy.typing import NDArray
+
+from model import networks
+
+
+def pixels(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1), np.uint8)
+
+
+def weights(model: keras.Model) -> list[bytes]:
+    return [weight.numpy().tobytes() for weight in model.trainable_variables]
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_raw_pixels_give_ten_probabilities(name: str) -> None:
+    probabilities = networks.build(name, seed=0)(pixels(3)).numpy()
+    assert probabilities.shape == (3, 10)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_the_seed_alone_decides_the_weights(name: str) -> None:
+    first = weights(networks.build(name, seed=1))
+    np.random.default_rng().random()
+    keras.random.normal((3,))
+    assert weights(networks.build(name, seed=1)) == first
+    assert weights(networks.build(name, seed=2)) != first
+
+
+def test_the_reference_is_convolution_relu_pooling() -> None:
+    model = networks.build("reference", seed=0)
+    textbook = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    textbook.set_weights([weight.numpy() for weight in model.trainable_variables])
+    images = pixels(4)
+    np.testing.assert_allclose(model(images), textbook(images / 255.0), rtol=1e-5, atol=1e-7)

@@ -1,0 +1,68 @@
+"""The recipes and what may be overridden."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from model.errors import PermanentError
+from model.networks import NETWORKS
+from model.recipes import RECIPES, Recipe, recipe_for
+
+
+def test_classic_is_the_reference() -> None:
+    classic = recipe_for("classic")
+    assert (classic.epochs, classic.batch_size, classic.members) == (10, 50, 1)
+    assert (classic.learning_rate, classic.target_accuracy) == (0.001, 0.995)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_complete_and_plain_json(name: str) -> None:
+    recipe = recipe_for(name)
+    assert recipe.name == name
+    assert recipe.network in NETWORKS
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_only_what_is_given_is_overridden() -> None:
+    changed = recipe_for("classic", epochs=3, validation_fraction=None)
+    assert changed == recipe_for("classic").model_copy(update={"epochs": 3})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": -1},
+        {"target_accuracy": 1.5},
+        {"target_accuracy": float("nan")},
+        {"members": 0},
+        {"validation_fraction": 0.0},
+        {"validation_fraction": 1.0},
+    ],
+)
+def test_a_senseless_value_is_named(wrong: dict[str, Any]) -> None:
+    ((field, value),) = wrong.items()
+    with pytest.raises(PermanentError, match=f"{field} is {value}: Input should be"):
+        recipe_for("classic", **wrong)
+
+
+def test_an_unknown_name_tells_the_known_ones() -> None:
+    with pytest.raises(PermanentError, match=r"no recipe 'classical'.*classic"):
+        recipe_for("classical")
+
+
+def test_a_recipe_does_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe_for("classic").epochs = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("module", ["recipes", "networks", "training", "prediction"])
+def test_tensorflow_is_imported_only_where_it_is_used(module: str) -> None:
+    code = f"import sys, model.{module}; print({{'tensorflow', 'keras'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

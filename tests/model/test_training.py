@@ -1,0 +1,227 @@
+"""Training: what it computes, that it repeats, and that it resumes to the same bytes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from model import networks, training
+from model.errors import PermanentError
+from model.evaluation import evaluate
+from model.prediction import predict
+from model.recipes import recipe_for
+from model.training import Epoch, Trained, train
+
+RANDOM = np.random.default_rng(0)
+LABELS = np.tile(np.arange(10, dtype=np.uint8), 23)
+DIGITS = RANDOM.integers(0, 200, (10, 28, 28, 1))  # each class a picture, each image it and noise
+IMAGES = (DIGITS[LABELS] + RANDOM.integers(0, 56, (len(LABELS), 28, 28, 1))).astype(np.uint8)
+HELD_OUT = np.arange(len(LABELS)) % 7 == 0
+RECIPE = recipe_for("classic", epochs=3, batch_size=24, target_accuracy=1.0)
+
+
+def weights(trained: Trained) -> list[bytes]:
+    return [weight.numpy().tobytes() for weight in trained.model.trainable_variables]
+
+
+def figures(history: list[Epoch]) -> list[tuple[float, ...]]:
+    return [
+        (e.train_accuracy, e.train_loss, e.validation_accuracy, e.validation_loss) for e in history
+    ]
+
+
+class KilledError(Exception):
+    pass
+
+
+def train_and_die(checkpoints: Path, after: int) -> None:
+    """A training that ends abruptly once the state of that epoch is saved."""
+
+    def die(epoch: Epoch) -> None:
+        if epoch.epoch == after:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(RECIPE, IMAGES, LABELS, HELD_OUT, 5, checkpoints=checkpoints, on_epoch=die)
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Trained:
+    return train(RECIPE, IMAGES, LABELS, HELD_OUT, 5)
+
+
+@pytest.fixture(scope="module")
+def left_behind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of a training that died after its second epoch of three."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    train_and_die(folder, after=2)
+    return folder
+
+
+@pytest.fixture
+def checkpoints(left_behind: Path, tmp_path: Path) -> Path:
+    for path in left_behind.glob("*/*"):
+        copy = tmp_path / path.relative_to(left_behind)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def resume(checkpoints: Path) -> tuple[Trained, list[int]]:
+    """The training done, and the epochs that it trained."""
+    epochs: list[int] = []
+    trained = train(
+        RECIPE,
+        IMAGES,
+        LABELS,
+        HELD_OUT,
+        5,
+        checkpoints=checkpoints,
+        on_epoch=lambda epoch: epochs.append(epoch.epoch),
+    )
+    return trained, epochs
+
+
+def test_computes_the_updates_of_keras_fit() -> None:
+    learner = training._Learner(RECIPE, seed=1, member=0)
+    same = networks.build("reference", seed=0)
+    for ours, theirs in zip(learner.model.variables, same.variables, strict=True):
+        theirs.assign(ours)  # dropout's random state too
+    same.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    theirs = same.fit(IMAGES, LABELS, batch_size=24, shuffle=False, verbose=0).history
+    loss, correct = learner.fit(IMAGES, LABELS)  # 230 rows: the last batch is a partial one
+    assert float(loss) / len(LABELS) == pytest.approx(theirs["loss"][0], rel=1e-4)
+    assert int(correct) / len(LABELS) == pytest.approx(theirs["accuracy"][0])
+    for ours, expected in zip(learner.model.variables, same.variables, strict=True):
+        np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-4)
+
+
+def test_learns_and_tells_how_it_went(undisturbed: Trained) -> None:
+    last = undisturbed.history[-1]
+    assert [epoch.epoch for epoch in undisturbed.history] == [1, 2, 3]
+    assert last.validation_accuracy > 0.9
+    assert last.train_loss < undisturbed.history[0].train_loss
+    scores = evaluate(LABELS[HELD_OUT], predict(undisturbed.model, IMAGES[HELD_OUT]))
+    assert (scores.accuracy, scores.loss) == (last.validation_accuracy, last.validation_loss)
+    assert undisturbed.train_seconds >= sum(epoch.seconds for epoch in undisturbed.history)
+
+
+def test_held_out_rows_teach_nothing(undisturbed: Trained) -> None:
+    images = IMAGES.copy()
+    images[HELD_OUT] = 0
+    other = train(RECIPE, images, LABELS, HELD_OUT, 5)
+    assert weights(other) == weights(undisturbed)
+    assert other.history[-1].validation_loss != undisturbed.history[-1].validation_loss
+
+
+@pytest.mark.parametrize(("seed", "member"), [(6, 0), (5, 1)])
+def test_another_seed_or_member_is_another_training(
+    undisturbed: Trained, checkpoints: Path, seed: int, member: int
+) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 1})
+    other = train(recipe, IMAGES, LABELS, HELD_OUT, seed, member=member, checkpoints=checkpoints)
+    assert [epoch.epoch for epoch in other.history] == [1]
+    assert other.history[0].train_loss != undisturbed.history[0].train_loss
+
+
+def test_progress_is_told_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHUNK_ROWS", 50)
+    told: list[tuple[int, int]] = []
+    train(
+        RECIPE.model_copy(update={"epochs": 1}),
+        IMAGES,
+        LABELS,
+        HELD_OUT,
+        0,
+        on_batch=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(2, 9), (4, 9), (6, 9), (8, 9), (9, 9)]
+
+
+def test_stops_at_the_wanted_accuracy_and_stays_stopped(tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"target_accuracy": 0.01})
+    first = train(recipe, IMAGES, LABELS, HELD_OUT, 0, checkpoints=tmp_path)
+    again = train(recipe, IMAGES, LABELS, HELD_OUT, 0, checkpoints=tmp_path)
+    for trained in (first, again):
+        assert trained.stopped_early
+        assert len(trained.history) == 1
+    assert weights(again) == weights(first)
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    undisturbed: Trained, checkpoints: Path
+) -> None:
+    resumed, epochs = resume(checkpoints)
+    assert epochs == [3]
+    assert weights(resumed) == weights(undisturbed)
+    assert figures(resumed.history) == figures(undisturbed.history)
+
+
+def test_the_newest_two_states_are_kept(checkpoints: Path) -> None:
+    resume(checkpoints)
+    assert [path.name[:10] for path in sorted(checkpoints.glob("*/*"))] == [
+        "epoch-0002",
+        "epoch-0003",
+    ]
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_damaged_state_is_noticed_and_the_one_before_used(
+    undisturbed: Trained, checkpoints: Path, damaged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    newest_first = sorted(checkpoints.glob("*/*"), reverse=True)
+    for path in newest_first[:damaged]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if damaged == 1 else content[:-1])
+    with caplog.at_level(logging.WARNING):
+        resumed, epochs = resume(checkpoints)
+    assert epochs == [2, 3] if damaged == 1 else [1, 2, 3]
+    assert caplog.text.count("is damaged") == damaged
+    assert weights(resumed) == weights(undisturbed)
+
+
+def test_an_unfinished_file_of_a_kill_while_writing_is_no_state(
+    undisturbed: Trained, checkpoints: Path
+) -> None:
+    newest = max(checkpoints.glob("*/*"))
+    newest.rename(newest.with_name("unfinished"))
+    resumed, epochs = resume(checkpoints)
+    assert epochs == [2, 3]
+    assert weights(resumed) == weights(undisturbed)
+    assert not list(checkpoints.glob("*/unfinished"))
+
+
+def test_training_outlives_a_folder_that_cannot_be_written(
+    undisturbed: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        trained, epochs = resume(tmp_path / "file")
+    assert epochs == [1, 2, 3]
+    assert weights(trained) == weights(undisturbed)
+    assert caplog.text.count("cannot be saved") == 3
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_rows_are_needed_on_both_sides(everything: bool) -> None:
+    with pytest.raises(PermanentError, match="held out"):
+        train(RECIPE, IMAGES, LABELS, np.full(len(LABELS), everything), 0)
+
+
+def test_every_epoch_and_layer_drops_at_random_anew() -> None:
+    learner = training._Learner(RECIPE, seed=0, member=0)
+    noise = [
+        layer.seed_generator.state
+        for layer in learner.model.layers
+        if isinstance(layer, keras.layers.Dropout)
+    ]
+    seen = set()
+    for epoch in (1, 2):
+        learner.run_epoch(epoch, IMAGES, LABELS, np.arange(24), None)
+        seen |= {int(state.numpy()[0]) for state in noise}
+    assert len(seen) == 4
