@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> int:
     settings = command_line.parse(for_the_flow)
 
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.deployments.runner import EntrypointType
     from prefect.schedules import Cron
     from prefect.settings import PREFECT_API_URL
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.mnist_flow import mnist_flow
 

@@ -1,7 +1,8 @@
 """Keep credentials as Secret blocks on the Prefect server, and hand them to the runs of work pools.
 
-Such as: ``python deployments/set_secrets.py KAGGLE_API_TOKEN --pool process``. Each value is taken from the environment variable of that name, else asked for; it is never an
-argument. The pool gets a reference to the block, which its worker resolves when a run starts.
+Such as: ``python deployments/set_secrets.py KAGGLE_API_TOKEN --pool process``. Each value is taken
+from the environment variable of that name, else asked for; it is never an argument. The pool gets
+a reference to the block, which its worker resolves when a run starts.
 """
 
 from __future__ import annotations

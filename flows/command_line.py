@@ -122,8 +122,11 @@ def _score(metrics: dict[str, Any], rows: str) -> str | None:
 
 
 def _times(stage_seconds: dict[str, float]) -> str:
+    from tasks.publish import STAGES
+
     ran = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stage_seconds.items())
-    return f"{time.monotonic() - STARTED:.1f} s in all; of it {ran}; the other stages were cached"
+    cached = ", ".join(name for name in STAGES if name not in stage_seconds)
+    return f"{time.monotonic() - STARTED:.1f} s: {ran}" + (f"; cached: {cached}" if cached else "")
 
 
 def _next_step(run: Run, settings: Settings) -> str:

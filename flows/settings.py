@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 UNSUBMITTABLE = {
-    "mnist": "nothing from MNIST can be submitted, since the competition's test images are among it",
-    "sample": "nothing from the embedded sample can be submitted, since it is other data",
+    "mnist": "nothing from MNIST can be submitted: the competition's test images are among it",
+    "sample": "nothing from the embedded sample can be submitted: it is other data",
 }
 
 
@@ -120,7 +120,6 @@ class Settings(BaseSettings):
             raise ValueError(f"--data-dir is read with --source directory, not {self.source}")
         if self.submit != "never" and self.source in ("mnist", "sample"):
             raise ValueError(
-                f"{UNSUBMITTABLE[self.source]}; "
-                "use --source kaggle or directory, or --submit never"
+                f"{UNSUBMITTABLE[self.source]}; use --source kaggle or directory, or --submit never"
             )
         return self

@@ -29,13 +29,10 @@ def preprocess(dataset: Dataset, seed: int) -> Digits:
         )
     positions = digits.stratified_positions(labels, seed)
     with workspace.current().temporary_folder() as folder:
-        for name, array in {
-            "train": train,
-            "labels": labels,
-            "test": test,
-            "positions": positions,
-        }.items():
-            np.save(folder / name, array, allow_pickle=False)
+        np.save(folder / "train", train)
+        np.save(folder / "labels", labels)
+        np.save(folder / "test", test)
+        np.save(folder / "positions", positions)
         return Digits(
             train=TrainRows(
                 images=File.keep(folder / "train.npy"),

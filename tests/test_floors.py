@@ -12,10 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ["model", "tasks.support", "tasks", "flows", "deployments"]
-SOURCES = [
-    path for floor in ("model", "tasks", "flows", "deployments") for path in (ROOT / floor).rglob("*.py")
-]
-OUTSIDE_WORLD = {"prefect", "kaggle", "kagglesdk", "boto3", "botocore", "requests", "urllib", "httpx"}
+FOLDERS = ["model", "tasks", "flows", "deployments"]
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+OUTSIDE_WORLD = {"prefect", "kaggle", "kagglesdk", "boto3", "botocore", "requests", "urllib"}
 
 
 def floor_of(module: str) -> int | None:

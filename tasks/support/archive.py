@@ -32,7 +32,7 @@ def extract(archive: Path, folder: Path) -> list[Path]:
             check(archive, file.infolist())
             for name in MEMBERS:
                 with file.open(name) as source, (folder / name).open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)  # no more than the size it states
+                    shutil.copyfileobj(source, target)  # no more than the size it states
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
         for name in MEMBERS:
             (folder / name).unlink(missing_ok=True)

@@ -7,20 +7,17 @@ result at once share it: the second waits for the first.
 
 from __future__ import annotations
 
-import ast
-import fcntl
 import functools
 import hashlib
-import os
-import platform
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE, CachePolicy, Inputs
@@ -32,12 +29,13 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import exponential_backoff
 
 from model.errors import TransientError
+from model.training import machine
 from tasks.support import tensorflow_import, workspace
+from tasks.support.code_digest import code_digest
+from tasks.support.locks import FileLocks
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def stage(
@@ -67,12 +65,12 @@ def stage(
                     tensorflow_import.load()
                 return function(*args, **kwargs)
 
-        code = Path(sys.modules[function.__module__].__file__ or "")
+        # Taken at import: a file that is edited during a run is not what the run executes.
+        code = code_digest(Path(sys.modules[function.__module__].__file__ or ""))
         policy = Inputs(exclude=list(excludes)) + StageCode(
             code=code, libraries=libraries, reads=reads, machine=depends_on_machine
         )
         return task(
-            timed,
             name=name,
             retries=3,
             retry_delay_seconds=exponential_backoff(backoff_factor=2),
@@ -84,7 +82,7 @@ def stage(
             persist_result=cached,
             result_serializer="json",
             cache_result_in_memory=False,  # a file may be altered between two runs of one process
-        )
+        )(timed)
 
     return decorate
 
@@ -113,7 +111,7 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 class StageCode(CachePolicy):
     """The part of a stage's cache key that is not in its inputs."""
 
-    code: Path = field(default_factory=Path)
+    code: str = ""
     libraries: tuple[str, ...] = ()
     reads: Callable[[dict[str, Any]], str] | None = None
     machine: bool = False
@@ -126,131 +124,9 @@ class StageCode(CachePolicy):
         **kwargs: Any,  # noqa: ARG002
     ) -> str:
         """Hex sha256 over code, versions, what else the stage reads, and the machine."""
-        parts = [code_digest(self.code), *(f"{name} {version(name)}" for name in self.libraries)]
+        parts = [self.code, *(f"{name} {version(name)}" for name in self.libraries)]
         if self.reads:
             parts.append(self.reads(inputs))
         if self.machine:
-            parts.append(machine())
+            parts.append(json.dumps(machine()))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@functools.cache
-def code_digest(stage_file: Path) -> str:
-    """Hex sha256 of the code of a stage and of all in model/ that it imports, directly or not.
-
-    Comments and layout do not count: the syntax trees are compared.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(_reached(stage_file)):
-        content = path.read_bytes()
-        if path.suffix == ".py":
-            content = ast.dump(ast.parse(content)).encode()
-        digest.update(path.name.encode() + content)
-    return digest.hexdigest()
-
-
-def _reached(stage_file: Path) -> set[Path]:
-    reached: set[Path] = set()
-    waiting = [stage_file]
-    while waiting:
-        path = waiting.pop()
-        if path not in reached:
-            reached.add(path)
-            if path.suffix == ".py":
-                waiting.extend(_model_files(path))
-    return reached
-
-
-def _model_files(path: Path) -> Iterator[Path]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "model":
-            base = ROOT / (node.module or "").replace(".", "/")
-            candidates = [base, *(base / alias.name for alias in node.names)]
-            yield from (p for c in candidates if (p := c.with_suffix(".py")).is_file())
-
-
-@functools.cache
-def machine() -> str:
-    """What of this machine changes the bytes of a training: instruction set and core count."""
-    features = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        features += " " + " ".join(sorted(f for f in flags.split() if f.startswith(ISA_PREFIXES)))
-    return f"{features}, {len(os.sched_getaffinity(0))} cores"
-
-
-ISA_PREFIXES = ("sse", "avx", "fma", "amx", "asimd", "sve", "bf16")
-
-
-_held: dict[str, tuple[str, IO[bytes]]] = {}  # key: holder and open lock file, in this process
-
-
-class FileLocks:
-    """Prefect's lock manager on flock(2): the kernel frees the lock of a process that died."""
-
-    def acquire_lock(
-        self,
-        key: str,
-        holder: str,
-        acquire_timeout: float | None = None,
-        hold_timeout: float | None = None,  # noqa: ARG002
-    ) -> bool:
-        """Take the lock; wait for it as long as ``acquire_timeout`` seconds, or for ever."""
-        if self.is_lock_holder(key, holder):
-            return True
-        deadline = None if acquire_timeout is None else time.monotonic() + acquire_timeout
-        file = (workspace.current().locks / key).open("ab")
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if deadline is not None and time.monotonic() >= deadline:
-                    file.close()
-                    return False
-                time.sleep(0.1)
-            else:
-                _held[key] = (holder, file)
-                return True
-
-    def release_lock(self, key: str, holder: str) -> None:
-        """Give the lock back."""
-        if self.is_lock_holder(key, holder):
-            _held.pop(key)[1].close()
-
-    def is_locked(self, key: str) -> bool:
-        """Whether any process holds the lock."""
-        with (workspace.current().locks / key).open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-    def is_lock_holder(self, key: str, holder: str) -> bool:
-        """Whether this very holder has it."""
-        return key in _held and _held[key][0] == holder
-
-    def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        """Wait until nobody holds the lock."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self.is_locked(key):
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            time.sleep(0.1)
-        return True
-
-    async def aacquire_lock(
-        self,
-        key: str,
-        holder: str,
-        acquire_timeout: float | None = None,
-        hold_timeout: float | None = None,
-    ) -> bool:
-        """Part of Prefect's protocol; the stages are synchronous."""
-        return self.acquire_lock(key, holder, acquire_timeout, hold_timeout)
-
-    async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        """Part of Prefect's protocol; the stages are synchronous."""
-        return self.wait_for_lock(key, timeout)

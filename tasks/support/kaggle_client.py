@@ -26,12 +26,11 @@ from model.errors import PermanentError, PipelineError, TransientError
 from tasks.support import archive, kaggle_credentials
 from tasks.support.kaggle_credentials import NEW_TOKEN, credentials_form
 from tasks.support.kaggle_errors import NoAnswerError, explained, unusable
+from tasks.support.logs import log
 
 __all__ = ["KaggleClient", "NoAnswerError", "Patience", "Sent", "credentials_form"]
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 MOST_BYTES = 512 << 20  # of a download
 PAGE_SIZE = 100  # submissions
@@ -226,14 +225,14 @@ class KaggleClient:
                 f"{NEW_TOKEN} and put it in their place.",
             ) from None
         if said.getvalue():
-            log.warning(said.getvalue().strip())
+            log().warning(said.getvalue().strip())
         form = {
             "ACCESS_TOKEN": kaggle_credentials.token_form,
             "LEGACY_API_KEY": kaggle_credentials.key_form,
             "OAUTH": kaggle_credentials.oauth_form,
         }[api.config_values["auth_method"]]()
         if form != self.form:
-            log.warning("%s is expired or revoked; using %s instead.", self.form, form)
+            log().warning("%s is expired or revoked; using %s instead.", self.form, form)
             self.form = form
 
     def _ask(self, method: str, competition: str, **fields: Any) -> Any:
@@ -261,7 +260,7 @@ class KaggleClient:
                 break
             wait = failure.retry_after
             wait = pause * random.uniform(1, 1.5) if wait is None else wait
-            log.info("%s Trying again in %.1f seconds.", failure.cause, wait)
+            log().info("%s Trying again in %.1f seconds.", failure.cause, wait)
             time.sleep(wait)
         if isinstance(failure, NoAnswerError) and failure.status == 429:  # asking on makes it worse
             failure = PermanentError(failure.cause, failure.remedy)

@@ -9,13 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 from typing import Any
 
 from tasks.support import workspace
 from tasks.support.ledger import Ledger
-
-log = logging.getLogger(__name__)
+from tasks.support.logs import log
 
 COLUMNS = (
     "run",
@@ -55,7 +53,7 @@ def collect() -> list[dict[str, Any]]:
             row = {name: metrics[name] for name in COLUMNS[:6]}
             entry = sent.get(metrics["submission_sha256"])
         except (ValueError, KeyError, TypeError) as error:
-            log.warning("%s is left out of leaderboard.csv: %r", path, error)
+            log().warning("%s is left out of leaderboard.csv: %r", path, error)
             continue
         rows.append(
             row

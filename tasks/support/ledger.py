@@ -7,7 +7,6 @@ line counts once its newline is on the disk: what a killed process left behind i
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.errors import PermanentError
 from tasks.support import workspace
-
-log = logging.getLogger(__name__)
+from tasks.support.logs import log
 
 Status = Literal["sending", "unknown", "refused", "absent", "pending", "complete", "error"]
 OPEN = ("sending", "unknown", "pending")  # Kaggle may know more than the ledger
@@ -79,7 +77,7 @@ class Ledger:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.info("Another run is submitting from this workspace; waiting for it.")
+                log().info("Another run is submitting from this workspace; waiting for it.")
                 fcntl.flock(file, fcntl.LOCK_EX)
             self._file = file
             try:

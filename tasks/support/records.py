@@ -31,22 +31,22 @@ class File(Record):
     sha256: str
     size: int  # bytes
 
-    @classmethod
-    def at(cls, path: Path) -> Self:
+    @staticmethod
+    def at(path: Path) -> File:
         """Reference a file that stands in its final place inside the workspace."""
-        return cls.model_construct(
+        return File.model_construct(
             path=path.relative_to(workspace.current().root).as_posix(),
             sha256=workspace.sha256_of(path),
             size=path.stat().st_size,
         )
 
-    @classmethod
-    def keep(cls, made: Path) -> Self:
+    @staticmethod
+    def keep(made: Path) -> File:
         """Move a file that a stage made into the cache, under the name of its contents."""
         digest = workspace.sha256_of(made)
         target = workspace.current().files / (digest + made.suffix)
         workspace.move_into_place(made, target)
-        return cls.at(target)
+        return File.at(target)
 
     @property
     def location(self) -> Path:
@@ -55,7 +55,8 @@ class File(Record):
 
     def array(self) -> NDArray[Any]:
         """The contents of a NumPy file, read from disk as they are used; no pickle is loaded."""
-        return np.load(self.location, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(self.location, mmap_mode="r", allow_pickle=False)
+        return array
 
     @model_validator(mode="after")
     def _is_there_unaltered(self) -> Self:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,8 +16,7 @@ from typing import Any
 from model.errors import PermanentError, PipelineError
 from tasks.support.kaggle_client import KaggleClient, NoAnswerError, Sent
 from tasks.support.ledger import OPEN, Entry, Ledger
-
-log = logging.getLogger(__name__)
+from tasks.support.logs import log
 
 MOST_SENDS = 3  # in one run, each after the list showed that the one before did not arrive
 
@@ -59,11 +57,11 @@ class Sender:
             except NoAnswerError as failure:
                 cause, seconds = failure.cause, self.kaggle.patience.to_settle(failure)
             unknown = self._record(entry, status="unknown", reason=cause, not_before=now(seconds))
-            log.info("%s Looking for it among the team's submissions.", cause)
+            log().info("%s Looking for it among the team's submissions.", cause)
             try:
                 found = self._look_for(entry, seconds)
             except PipelineError as error:
-                log.warning("They cannot be listed: %s", error.cause)
+                log().warning("They cannot be listed: %s", error.cause)
                 return unknown
             if found:
                 return found
@@ -81,7 +79,7 @@ class Sender:
         try:
             listed = self.kaggle.submissions(competition)
         except PipelineError as error:
-            log.warning("Earlier submissions stay open: %s", error.cause)
+            log().warning("Earlier submissions stay open: %s", error.cause)
             return
         for entry in waiting:
             sent = matching(listed, entry)
@@ -100,7 +98,7 @@ class Sender:
             try:
                 sent = self.kaggle.submission(entry.competition, entry.ref)
             except PipelineError as error:
-                log.warning("The score cannot be fetched: %s", error.cause)
+                log().warning("The score cannot be fetched: %s", error.cause)
             else:
                 if sent.status != "pending":
                     with self.ledger.locked():

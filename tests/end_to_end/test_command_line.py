@@ -59,8 +59,9 @@ def first(workspace: Path, environment: dict[str, str]) -> subprocess.CompletedP
     return done
 
 
+@pytest.mark.usefixtures("first")
 def test_the_run_folder_holds_the_contract(
-    first: subprocess.CompletedProcess[str], workspace: Path
+    workspace: Path,
 ) -> None:
     latest = workspace / "runs" / "latest"
     manifest = json.loads((latest / "manifest.json").read_text())
@@ -86,9 +87,8 @@ def test_the_run_folder_holds_the_contract(
         assert entry["size"] == len(content)
 
 
-def test_the_metrics_hold_the_contract(
-    first: subprocess.CompletedProcess[str], workspace: Path
-) -> None:
+@pytest.mark.usefixtures("first")
+def test_the_metrics_hold_the_contract(workspace: Path) -> None:
     metrics = json.loads((workspace / "runs/latest/metrics.json").read_text())
     assert metrics["source"] == "sample"
     assert metrics["recipe"] == "classic"
@@ -108,7 +108,7 @@ def test_the_metrics_hold_the_contract(
 
 
 def test_it_says_that_this_is_a_sample(
-    first: subprocess.CompletedProcess[str], workspace: Path
+    workspace: Path,
 ) -> None:
     latest = workspace / "runs" / "latest"
     for text in (
@@ -122,8 +122,9 @@ def test_it_says_that_this_is_a_sample(
     assert "submission.csv" in first.stdout
 
 
+@pytest.mark.usefixtures("first")
 def test_the_second_run_is_cached_and_knows_no_tensorflow(
-    first: subprocess.CompletedProcess[str], workspace: Path, environment: dict[str, str]
+    workspace: Path, environment: dict[str, str]
 ) -> None:
     before = (workspace / "runs/latest/submission.csv").read_bytes()
     (workspace / "sitecustomize").mkdir(exist_ok=True)
@@ -146,11 +147,9 @@ def test_the_second_run_is_cached_and_knows_no_tensorflow(
     assert len([p for p in (workspace / "runs").iterdir() if not p.is_symlink()]) == 2
 
 
+@pytest.mark.usefixtures("first")
 def test_the_same_seed_gives_the_same_bytes(
-    first: subprocess.CompletedProcess[str],
-    workspace: Path,
-    environment: dict[str, str],
-    tmp_path: Path,
+    workspace: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     done = run("--workspace", tmp_path / "other", "--epochs", "3", **environment)
     assert done.returncode == 0, done.stderr
@@ -213,9 +212,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], said: str
     assert said in error_line(done)
 
 
-def test_bad_data_is_one_line_and_exit_code_1(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_bad_data_is_one_line_and_exit_code_1(tmp_path: Path, environment: dict[str, str]) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     done = run(

@@ -58,7 +58,7 @@ def test_directory(
     assert dataset.test_labels is None
 
 
-def test_two_directories_do_not_overwrite_each_other(csv_folder: Path, tmp_path: Path) -> None:
+def test_two_directories_do_not_overwrite_each_other(csv_folder: Path) -> None:
     first = stage.download.fn("directory", "digit-recognizer", csv_folder)
     (csv_folder / "test.csv").write_bytes((csv_folder / "test.csv").read_bytes() + b"\n")
     second = stage.download.fn("directory", "digit-recognizer", csv_folder)

@@ -1,0 +1,43 @@
+"""The digest of a stage's code: of its own file and of all in model/ that it reaches by imports."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def code_digest(stage_file: Path) -> str:
+    """Hex sha256 of the syntax trees: comments and layout do not count."""
+    reached: set[Path] = set()
+    waiting = [stage_file]
+    while waiting:
+        path = waiting.pop()
+        if path not in reached:
+            reached.add(path)
+            waiting.extend(_imports_from_model(path))
+    trees = (f"{path.name} {ast.dump(_tree(path))}" for path in sorted(reached))
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def _imports_from_model(path: Path) -> Iterator[Path]:
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+        else:
+            continue
+        for module in modules:
+            file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+            if module.startswith("model.") and file.is_file():
+                yield file

@@ -1,0 +1,35 @@
+"""The server that the tests of markers ``server`` and ``browser`` share, and a run on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+
+from tests.deployments.servers import Server, prefect_server
+
+SAMPLE = {"source": "sample", "epochs": 2}  # some 2 s of training
+SECRET = "s3cret-that-nobody-may-see"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on SQLite with all deployments and automations, and a worker."""
+    with prefect_server(tmp_path_factory.mktemp("server")) as server:
+        server.deploy("--all")
+        server.run("prefect", "automation", "create", "--from-file", "deployments/automations.yaml")
+        server.run(
+            "python",
+            "deployments/set_secrets.py",
+            *("AWS_SECRET_ACCESS_KEY", "--pool", "process"),
+            AWS_SECRET_ACCESS_KEY=SECRET,
+        )
+        server.start_unit("prefect-worker")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def finished_run(server: Server) -> FlowRun:
+    """A run triggered through the API, over."""
+    return server.wait_until_final(server.trigger("process", **SAMPLE).id)
