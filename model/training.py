@@ -125,18 +125,20 @@ def train(
 
 
 class _Learner:
-    """A network and its optimizer. Their variables are all that one epoch hands to the next."""
+    """A network and the state of Adam: its variables are all that one epoch hands to the next."""
 
     def __init__(self, recipe: Recipe, seed: int, member: int) -> None:
-        import keras
+        import tensorflow as tf
 
         self.recipe = recipe
         self.seed, self.member = seed, member
         first_weights = self._random(epoch=0)
         self.model = networks.build(recipe.network, int(first_weights.generate_state(1)[0]))
-        self.optimizer = keras.optimizers.Adam(recipe.learning_rate)
-        self.optimizer.build(self.model.trainable_variables)
-        self.variables = [*self.model.variables, *self.optimizer.variables]
+        self.weights = [weight.value for weight in self.model.trainable_variables]
+        self.means = [tf.Variable(tf.zeros_like(weight)) for weight in self.weights]
+        self.squares = [tf.Variable(tf.zeros_like(weight)) for weight in self.weights]
+        self.steps = tf.Variable(0.0)
+        self.variables = [*self.model.variables, *self.means, *self.squares, self.steps]
         self.fit = self._compile()
 
     def _random(self, epoch: int) -> np.random.SeedSequence:
@@ -179,7 +181,6 @@ class _Learner:
         import tensorflow as tf
 
         logits_of = keras.Sequential(self.model.layers[:-1])  # softmax is part of the loss here
-        weights = self.model.trainable_variables
         batch_size = self.recipe.batch_size
 
         def fit(images: Any, labels: Any) -> Any:
@@ -190,8 +191,7 @@ class _Learner:
                     logits = logits_of(images[start : start + batch_size], training=True)
                     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits)
                     mean = tf.reduce_mean(losses)
-                gradients = tape.gradient(mean, [weight.value for weight in weights])
-                self.optimizer.apply(gradients, weights)
+                self._update(tape.gradient(mean, self.weights))
                 right = tf.argmax(logits, axis=1, output_type=tf.int32) == truth
                 loss += tf.reduce_sum(losses)
                 hits += tf.reduce_sum(tf.cast(right, tf.int32))
@@ -203,6 +203,32 @@ class _Learner:
             fit, input_signature=[pixels, digits]
         )
         return compiled
+
+    def _update(self, gradients: list[Any]) -> None:
+        """One step of Adam with Keras' defaults.
+
+        TensorFlow has it as one operation a weight where Keras' optimizer makes a dozen: the same
+        formula, traced and run in less time.
+        """
+        import tensorflow as tf
+
+        beta1, beta2 = 0.9, 0.999
+        self.steps.assign_add(1.0)
+        for weight, mean, square, gradient in zip(
+            self.weights, self.means, self.squares, gradients, strict=True
+        ):
+            tf.raw_ops.ResourceApplyAdam(
+                var=weight.handle,
+                m=mean.handle,
+                v=square.handle,
+                beta1_power=tf.pow(beta1, self.steps),
+                beta2_power=tf.pow(beta2, self.steps),
+                lr=self.recipe.learning_rate,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=1e-7,
+                grad=gradient,
+            )
 
 
 class _Checkpoints:

@@ -14,7 +14,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from model.recipes import Recipe
-from tasks.support import run_folder, workspace
+from tasks.support import leaderboard, run_folder, workspace
 from tasks.support.caching import stage
 from tasks.support.records import (
     Dataset,
@@ -111,6 +111,11 @@ def publish(
     }
     folder = run_folder.write(name, files)
     make_artifacts(metrics, figures, folder, report.render_model_card(context))
+    create_table_artifact(
+        key="leaderboard",
+        description="Every run of the workspace, the best validation accuracy first",
+        table=leaderboard.write(),
+    )
     workspace.current().remove_finished_checkpoints()
     return Run(
         name=name,

@@ -1,4 +1,4 @@
-"""Where messages go: to the run under way, so that they show in its log; else to Python's logging."""
+"""Where messages go: into the log of the run under way, else to Python's logging."""
 
 import logging
 from typing import Any

@@ -34,7 +34,10 @@ class Sender:
         Where an attempt of an earlier run was killed or not answered, it may yet show up: it is
         waited for.
         """
-        return self._look_for(entry, self._may_show_up_for(entry))
+        seconds = self._may_show_up_for(entry)
+        if seconds > 0:
+            log().info("An earlier run may have sent it: looking for it for %.0f seconds.", seconds)
+        return self._look_for(entry, seconds)
 
     def send(self, entry: Entry, content: bytes, description: str) -> Entry:
         """Send what Kaggle does not have; its status is "unknown" where that cannot be told.

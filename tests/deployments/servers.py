@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "deployments" / "systemd"
 BIN = Path(sys.executable).parent
 INSTALLED_AT = "/opt/digit-recognizer/.venv/bin"  # in the units
-LONG = 240  # seconds: for what takes 40 on two free cores
+LONG = 300  # seconds: for what takes 40 on two free cores
 
 
 def wait_for(what: str, look: Callable[[], T | None], seconds: float = LONG) -> T:

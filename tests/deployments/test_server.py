@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
@@ -78,9 +78,8 @@ def test_a_run_triggered_with_parameters_completes(server: Server, finished_run:
     }
 
 
-def test_a_scheduled_run_fires_and_one_that_overlaps_is_cancelled(
-    server: Server, finished_run: FlowRun
-) -> None:
+@pytest.mark.usefixtures("finished_run")  # so that its stages are cached
+def test_a_scheduled_run_fires_and_one_that_overlaps_is_cancelled(server: Server) -> None:
     with server.client() as client:
         deployment = client.read_deployment_by_name("digit-recognizer/process")
     own = ["--interval", "5", "--timezone", "Europe/London", "--accept-yes"]
@@ -134,8 +133,9 @@ def notifications(server: Server) -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def killed_run(server: Server, finished_run: FlowRun, notifications: list[str]) -> FlowRun:
+def killed_run(request: pytest.FixtureRequest, server: Server) -> FlowRun:
     """A run whose process was killed in mid-training together with its worker."""
+    request.getfixturevalue("notifications")
     run = server.trigger("process", **LONG_TRAINING)
     checkpoints = server.workspace / "cache" / "checkpoints"
     wait_for("checkpoint", lambda: len(list(checkpoints.rglob("epoch-*"))) >= 2)
@@ -158,7 +158,8 @@ def test_secrets_are_in_no_parameter_log_or_answer(server: Server, killed_run: F
     assert SECRET.encode() not in database
 
 
-def test_serve_runs_the_flow_from_one_process(server: Server, finished_run: FlowRun) -> None:
+@pytest.mark.usefixtures("finished_run")  # so that its stages are cached
+def test_serve_runs_the_flow_from_one_process(server: Server) -> None:
     command = [str(BIN / "python"), str(ROOT / "deployments" / "serve.py"), "--source", "sample"]
     command += ["--epochs", "2", "--cron", "30 4 * * *", "--timezone", "Asia/Tokyo"]
     process = server.start(command, "serve")

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import PermanentError
@@ -112,6 +112,7 @@ def test_what_is_no_zip_is_damaged(path: Path, folder: Path, content: bytes) -> 
         archive.extract(path, folder)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(zipped(**GOOD)) - 1), st.integers(1, 255))
 def test_an_altered_byte_never_alters_the_files(
     tmp_path_factory: pytest.TempPathFactory, position: int, change: int

@@ -37,7 +37,7 @@ def client(secret_block: str | None = None) -> KaggleClient:
 
 
 @pytest.fixture
-def no_credentials(monkeypatch: pytest.MonkeyPatch, kaggle: Kaggle) -> Path:  # noqa: ARG001
+def no_credentials(monkeypatch: pytest.MonkeyPatch, kaggle: Kaggle) -> Path:
     """The home folder of someone without any."""
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
