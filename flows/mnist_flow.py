@@ -10,7 +10,7 @@ if __name__ == "__main__":
     settings = command_line.parse(sys.argv[1:])  # answers --help before the slow imports below
     server = temporary_server.start_unless_configured()  # beside them
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from model.recipes import recipe_for
 from tasks.download import download, resolve
@@ -39,7 +39,8 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
 
     with kept_under(settings.workspace, refresh=settings.refresh, started=STARTED):
         if settings.submit != "never":
-            preflight(settings.competition, secret_block=settings.kaggle_secret_block)
+            found = preflight(settings.competition, secret_block=settings.kaggle_secret_block)
+            get_run_logger().info(found)
 
         dataset = download(
             source, settings.competition, settings.data_dir, settings.kaggle_secret_block

@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import get_run_logger
-
 from model import digits
 from model.errors import PermanentError
 from tasks.support import archive, kaggle_client, workspace
 from tasks.support.caching import stage
+from tasks.support.logs import log
 from tasks.support.records import Dataset, File, Source
 
 TRAIN, TEST, SAMPLE_SUBMISSION = archive.MEMBERS
@@ -34,9 +33,9 @@ def resolve(source: Source | Literal["auto"], secret_block: str | None = None) -
         return source
     form = kaggle_client.credentials_form(secret_block)
     if form:
-        get_run_logger().info("Source: kaggle, since credentials were found (%s).", form)
+        log().info("Source: kaggle, since credentials were found (%s).", form)
         return "kaggle"
-    get_run_logger().info(
+    log().info(
         "Source: the embedded sample, since no Kaggle credentials were found. For the real thing: "
         "--source kaggle with credentials, --source mnist without an account, or "
         "--source directory --data-dir DIR."

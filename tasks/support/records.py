@@ -152,7 +152,7 @@ class Predictions(Record):
 class Submission(Record):
     """What became of the submission, and why."""
 
-    status: Literal["not sent", "pending", "complete", "error", "unknown"]
+    status: Literal["not sent", "complete", "error", "unknown"]
     reason: str
     ref: int | None = None
     public_score: float | None = None
