@@ -55,7 +55,11 @@ def start_unless_configured() -> TemporaryServer | None:
     """Start a server unless one is configured, in the environment or in Prefect's profile."""
     from prefect.settings import Settings
 
-    return None if Settings().api.url else TemporaryServer()
+    settings = Settings()
+    if settings.api.url:
+        return None
+    settings.home.mkdir(parents=True, exist_ok=True)  # for its database
+    return TemporaryServer()
 
 
 def serve(port: int) -> None:
@@ -64,7 +68,7 @@ def serve(port: int) -> None:
     import uvicorn
 
     def end_with_parent() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # without the lock that a buffered read would hold at exit
         os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
