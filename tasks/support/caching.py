@@ -7,9 +7,11 @@ result at once share it: the second waits for the first.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +30,7 @@ from prefect.results import get_result_store
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import exponential_backoff
 
-from model.errors import TransientError
+from model.errors import PermanentError, TransientError
 from model.training import machine
 from tasks.support import tensorflow_import, workspace
 from tasks.support.code_digest import code_digest
@@ -63,7 +65,12 @@ def stage(
             with workspace.current().time_stage(name):
                 if "tensorflow" in libraries:
                     tensorflow_import.load()
-                return function(*args, **kwargs)
+                try:
+                    return function(*args, **kwargs)
+                except OSError as error:
+                    if error.errno in DISK_FAULTS:
+                        raise disk_fault(error) from error
+                    raise
 
         # Taken at import: a file that is edited during a run is not what the run executes.
         code = code_digest(Path(sys.modules[function.__module__].__file__ or ""))
@@ -102,6 +109,27 @@ def kept_under(root: Path, *, refresh: bool, started: float) -> Iterator[workspa
         yield opened
 
 
+DISK_FAULTS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENOTDIR,
+}
+
+
+def disk_fault(error: OSError) -> PermanentError:
+    """What the disk refused, and where."""
+    place = error.filename or workspace.current().root
+    return PermanentError(
+        f"{place}: {error.strerror}.",
+        "Free or mend the disk, or choose another --workspace; the same command then goes on.",
+    )
+
+
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
     """Prefect's retry condition: only what may go better next time."""
     return isinstance(state.result(raise_on_failure=False), TransientError)
@@ -128,5 +156,5 @@ class StageCode(CachePolicy):
         if self.reads:
             parts.append(self.reads(inputs))
         if self.machine:
-            parts.append(json.dumps(machine()))
+            parts.append(json.dumps(machine()) + os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -6,7 +6,6 @@ import json
 import mimetypes
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ MANIFEST = "manifest.json"
 def write(name: str, files: dict[str, File | str]) -> Path:
     """Make the run's folder under a temporary name and rename it: once there, it is whole."""
     runs = workspace.current().runs
-    making = Path(tempfile.mkdtemp(dir=runs, prefix=".making-"))
-    try:
+    with workspace.making_folder(runs) as making:
         for path, content in files.items():
             target = making / path
             target.parent.mkdir(exist_ok=True)
@@ -32,9 +30,6 @@ def write(name: str, files: dict[str, File | str]) -> Path:
         (making / "manifest.json").write_text(as_json({"run": name, "files": manifest}))
         making.chmod(0o755)
         making.rename(runs / name)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
     point_latest_to(runs / name)
     return runs / name
 

@@ -10,17 +10,20 @@ A cache entry holds no path of the machine, so the workspace can be moved.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from model.errors import PermanentError
 
+MAKING = ".making-"
+SETTLED_SECONDS = 60
 ENVIRONMENT_VARIABLE = "DIGIT_RECOGNIZER_WORKSPACE"
 
 
@@ -42,7 +45,9 @@ class Workspace:
         try:
             for folder in (self.data, self.runs, self.results, self.files, self.locks):
                 folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.files):
+            for folder in (self.files, self.runs):
+                remove_abandoned(folder)
+            with self.temporary_folder():
                 """The folders may be there and yet not be writable."""
         except OSError as error:
             raise PermanentError(
@@ -50,11 +55,9 @@ class Workspace:
                 "Choose another folder with --workspace, or mend its permissions.",
             ) from error
 
-    @contextmanager
-    def temporary_folder(self) -> Iterator[Path]:
+    def temporary_folder(self) -> AbstractContextManager[Path]:
         """An empty folder on the workspace's own disk, gone at the end."""
-        with tempfile.TemporaryDirectory(dir=self.files, prefix=".making-") as folder:
-            yield Path(folder)
+        return making_folder(self.files)
 
     def remove_finished_checkpoints(self) -> None:
         """Remove the checkpoints of trainings whose result is in the cache."""
@@ -104,6 +107,37 @@ def opened(root: Path) -> Iterator[Workspace]:
             del os.environ[ENVIRONMENT_VARIABLE]
         else:
             os.environ[ENVIRONMENT_VARIABLE] = environment_before
+
+
+@contextmanager
+def making_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder to make something in; gone at the end unless it was renamed.
+
+    Its lock tells a later run whether the one that made it is still alive.
+    """
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=MAKING))
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(handle)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove what killed runs were making here."""
+    for folder in parent.glob(MAKING + "*"):
+        if time.time() - folder.stat().st_mtime < SETTLED_SECONDS:
+            continue  # it may just now be getting its lock
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue  # its maker is alive
+        finally:
+            os.close(handle)
 
 
 def sha256_of(path: Path) -> str:

@@ -9,14 +9,15 @@ from prefect.client.schemas.objects import FlowRun
 
 from tests.deployments.servers import Server, prefect_server
 
-SAMPLE = {"source": "sample", "epochs": 2}  # some 2 s of training
+SAMPLE = {"source": "sample"}  # as little data as there is: 10 epochs take some 10 s
 SECRET = "s3cret-that-nobody-may-see"
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on SQLite with all deployments and automations, and a worker."""
-    with prefect_server(tmp_path_factory.mktemp("server")) as server:
+    soon = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5"}  # instead of 60
+    with prefect_server(tmp_path_factory.mktemp("server"), **soon) as server:
         server.deploy("--all")
         server.run("prefect", "automation", "create", "--from-file", "deployments/automations.yaml")
         server.run(

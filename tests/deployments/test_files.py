@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from prefect.events.schemas.automations import AutomationCore
 
 from deployments import serve, set_secrets
+from flows.mnist_flow import mnist_flow
 from tests.deployments.servers import BIN, INSTALLED_AT, ROOT, UNITS
 
 DEPLOYMENTS = ROOT / "deployments"
@@ -77,9 +78,9 @@ def automations() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("automation", automations(), ids=lambda automation: automation["name"])
 def test_an_automation_watches_the_runs_of_this_flow(automation: dict[str, Any]) -> None:
-    trigger: Any = AutomationCore.model_validate(automation).trigger
-    assert trigger.match == {"prefect.resource.id": "prefect.flow-run.*"}
-    assert trigger.match_related["prefect.resource.name"] == "digit-recognizer"
+    assert AutomationCore.model_validate(automation).trigger.type == "event"
+    related = automation["trigger"]["match_related"]
+    assert related["prefect.resource.name"] == mnist_flow.name
 
 
 def test_three_heartbeats_are_missed_before_a_run_counts_as_lost() -> None:

@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import (
 )
 
 from tests.deployments.conftest import SAMPLE
-from tests.deployments.servers import Server, postgresql, prefect_server, wait_for
+from tests.deployments.servers import Server, postgresql, prefect_server
 
 pytestmark = pytest.mark.postgres
 
@@ -46,7 +46,7 @@ def test_eight_queued_runs_on_two_workers_complete_and_nothing_runs_twice(server
     assert len(folders) == RUNS
     said = [line for run in queued for line in server.logs(run)]
     assert sum(line.startswith("Beginning flow run") for line in said) == RUNS
-    assert sum("epoch 1/2" in line for line in said) == 1  # the others took it from the cache
+    assert sum("epoch 1/10" in line for line in said) == 1  # the others took it from the cache
     workers = Counter(line.split("'")[1] for line in said if "submitting flow run" in line)
     assert sum(workers.values()) == RUNS
     assert set(workers) == {"one", "two"}

@@ -20,7 +20,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Pending
 
-from tests.deployments.conftest import SAMPLE, SECRET
+from tests.deployments.conftest import SECRET
 from tests.deployments.servers import BIN, LONG, ROOT, Server, wait_for
 
 pytestmark = pytest.mark.server
@@ -66,7 +66,7 @@ def test_a_run_triggered_with_parameters_completes(server: Server, finished_run:
     assert finished_run.name == "classic-sample-seed0"
     assert set(finished_run.tags) == {"digit-recognizer", "process"}
     metrics = json.loads((server.workspace / "runs" / "latest" / "metrics.json").read_text())
-    assert (metrics["source"], metrics["epochs_run"]) == ("sample", 2)
+    assert (metrics["source"], metrics["epochs_run"]) == ("sample", 10)
     with server.client() as client:
         artifacts = client.read_artifacts(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[finished_run.id]))
@@ -184,7 +184,7 @@ def test_serve_runs_the_flow_from_one_process(server: Server) -> None:
     (schedule,) = deployment.schedules
     assert isinstance(schedule.schedule, CronSchedule)
     assert (schedule.schedule.timezone, schedule.active) == ("Asia/Tokyo", True)
-    assert deployment.parameters["settings"]["epochs"] == SAMPLE["epochs"]
+    assert deployment.parameters["settings"]["source"] == "sample"
     with server.client() as client:
         run = client.create_flow_run_from_deployment(deployment.id)
     assert server.wait_until_final(run.id).state_name == "Completed"
