@@ -8,6 +8,7 @@ and ends with the run however that ends.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import socket
 import subprocess
@@ -66,19 +67,25 @@ def serve(port: int) -> None:
     """Serve until the process that started this one ends: then its end of the pipe closes."""
     os.environ |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
     import uvicorn
+    from prefect.settings import Settings
+
+    class OneStartsAtATime(uvicorn.Server):
+        """Two servers that set up the same fresh database at once would spoil it."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            with (Settings().home / "temporary-server.lock").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                await super().startup(sockets)
 
     def end_with_parent() -> None:
         os.read(0, 1)  # without the lock that a buffered read would hold at exit
         os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    uvicorn.run(
-        "prefect.server.api.server:create_app",
-        factory=True,
-        host="127.0.0.1",
-        port=port,
-        log_level="error",
-    )
+    factory = "prefect.server.api.server:create_app"
+    OneStartsAtATime(
+        uvicorn.Config(factory, factory=True, host="127.0.0.1", port=port, log_level="error")
+    ).run()
 
 
 if __name__ == "__main__":

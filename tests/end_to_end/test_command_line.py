@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -15,41 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REAL_DATA
-
-ROOT = Path(__file__).parents[2]
-FLOW = ROOT / "flows" / "mnist_flow.py"
-
-
-def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    return subprocess.run(
-        [sys.executable, FLOW, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=own_environment(**environment),
-    )
-
-
-def own_environment(**environment: str) -> dict[str, str]:
-    """This process' environment but for credentials and servers, which are not the test's."""
-    others = ("KAGGLE", "PREFECT", "AWS", "DIGIT_RECOGNIZER")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    return {**kept, **environment}
-
-
-def error_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that says what went wrong."""
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "Traceback" not in done.stderr
-    return line
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A home with no credentials and a Prefect database of its own."""
-    home = tmp_path_factory.mktemp("home")
-    return {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect")}
+from tests.end_to_end.command import error_line, run
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +78,7 @@ def test_the_metrics_hold_the_contract(workspace: Path) -> None:
 
 
 def test_it_says_that_this_is_a_sample(
-    workspace: Path,
+    first: subprocess.CompletedProcess[str], workspace: Path
 ) -> None:
     latest = workspace / "runs" / "latest"
     for text in (

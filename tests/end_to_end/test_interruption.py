@@ -1,33 +1,22 @@
-"""A run that is stopped again and again goes on where it was, and ends with the same bytes."""
+"""A run that is stopped goes on where it was; two runs at once share their work."""
 
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+from tests.end_to_end.command import run, start
 
-from tests.end_to_end.test_command_line import FLOW, environment, own_environment, run
-
-__all__ = ["environment"]
-
-EPOCHS = 5
+EPOCHS = 4
 OPTIONS = ["--source", "sample", "--epochs", str(EPOCHS), "--seed", "3"]
+SAME_BYTES = ("submission.csv", "history.csv", "eda.json", "evaluation.json")
 
 
 def stopped(
     workspace: Path, environment: dict[str, str], after: str, how: signal.Signals
 ) -> tuple[int, str]:
     """Start a run, send the signal once ``after`` stands in its log; exit code and stderr."""
-    with subprocess.Popen(
-        [sys.executable, FLOW, *OPTIONS, "--workspace", workspace],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env=own_environment(**environment),
-    ) as process:
+    with start(*OPTIONS, "--workspace", workspace, **environment) as process:
         assert process.stderr
         said = ""
         for line in process.stderr:
@@ -58,8 +47,22 @@ def test_stopped_three_times(tmp_path: Path, environment: dict[str, str]) -> Non
     assert done.returncode == 0, done.stderr
     assert f"epoch 1/{EPOCHS}" not in done.stderr
     assert f"epoch {EPOCHS}/{EPOCHS}" in done.stderr
-    for name in ("submission.csv", "history.csv", "eda.json", "evaluation.json"):
+    for name in SAME_BYTES:
         ours = (disturbed / "runs/latest" / name).read_bytes()
         assert ours == (undisturbed / "runs/latest" / name).read_bytes(), name
     assert not any((disturbed / "cache/checkpoints").iterdir())
-    assert not [path for path in (disturbed / "runs").iterdir() if path.name.startswith(".")]
+
+
+def test_two_runs_at_once_train_once(tmp_path: Path, environment: dict[str, str]) -> None:
+    workspace = tmp_path / "workspace"
+    with (
+        start(*OPTIONS, "--workspace", workspace, **environment) as first,
+        start(*OPTIONS, "--workspace", workspace, **environment) as second,
+    ):
+        said = [process.communicate()[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), said
+    assert "".join(said).count(f"epoch {EPOCHS}/{EPOCHS}") == 1
+    runs = [path for path in (workspace / "runs").iterdir() if not path.is_symlink()]
+    assert len(runs) == 2
+    for name in SAME_BYTES:
+        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes(), name

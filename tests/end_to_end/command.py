@@ -1,0 +1,42 @@
+"""The pipeline's command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+FLOW = Path(__file__).parents[2] / "flows" / "mnist_flow.py"
+
+
+def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """Start the command; to be used as a context manager."""
+    return subprocess.Popen(
+        [sys.executable, FLOW, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=own_environment(**environment),
+    )
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    with start(*arguments, **environment) as process:
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def own_environment(**environment: str) -> dict[str, str]:
+    """This process' environment but for credentials and servers, which are not the test's."""
+    others = ("KAGGLE", "PREFECT", "AWS", "DIGIT_RECOGNIZER")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    return {**kept, **environment}
+
+
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that says what went wrong."""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "Traceback" not in done.stderr
+    return line
