@@ -16,8 +16,7 @@ SECRET = "s3cret-that-nobody-may-see"
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on SQLite with all deployments and automations, and a worker."""
-    soon = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5"}  # instead of 60
-    with prefect_server(tmp_path_factory.mktemp("server"), **soon) as server:
+    with prefect_server(tmp_path_factory.mktemp("server")) as server:
         server.deploy("--all")
         server.run("prefect", "automation", "create", "--from-file", "deployments/automations.yaml")
         server.run(

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -177,6 +178,8 @@ def prefect_server(folder: Path, **environment: str) -> Iterator[Server]:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "NO_COLOR": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",  # instead of 10
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # instead of 60
         }
         | environment,
         f"http://127.0.0.1:{port}",
@@ -206,35 +209,30 @@ def free_port() -> int:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A PostgreSQL server of Debian's package, with a database whose owner is no superuser."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     assert programs, "PostgreSQL is missing: apt-get install postgresql"
+    is_root = os.geteuid() == 0  # whom PostgreSQL refuses
     port = free_port()
-    folder.chmod(0o755)
-    data = folder / "data"
-    data.mkdir()
-    shutil.chown(data, "postgres", "postgres")
 
     def run(program: str, *arguments: str) -> None:
         command = [str(programs[-1].parent / program), *arguments]
-        with (folder / f"{program}.log").open("ab") as log:
-            subprocess.run(
-                ["runuser", "-u", "postgres", "--", *command],
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                timeout=120,
-                check=True,
-            )
+        if is_root:
+            command = ["runuser", "-u", "postgres", "--", *command]
+        subprocess.run(command, stdout=subprocess.DEVNULL, cwd="/", timeout=120, check=True)
 
-    run("initdb", "--pgdata", str(data), "--auth", "trust", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
-    log = str(data / "log")
-    run("pg_ctl", "start", "--wait", "--pgdata", str(data), "--log", log, "--options", options)
-    try:
-        run("createuser", "-h", "127.0.0.1", "-p", str(port), "prefect")
-        run("createdb", "-h", "127.0.0.1", "-p", str(port), "--owner", "prefect", "prefect")
-        yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/prefect"
-    finally:
-        run("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", str(data))
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        if is_root:
+            shutil.chown(folder, "postgres")
+        run("initdb", "--pgdata", folder, "--auth", "trust", "--no-sync")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+        log = f"{folder}/log"
+        run("pg_ctl", "start", "--wait", "--pgdata", folder, "--log", log, "--options", options)
+        try:
+            where = ("-h", "127.0.0.1", "-p", str(port))
+            run("createuser", *where, "prefect")
+            run("createdb", *where, "--owner", "prefect", "prefect")
+            yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/prefect"
+        finally:
+            run("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", folder)

@@ -25,7 +25,7 @@ RUNS = 8
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on PostgreSQL with the process deployment, whose runs may be simultaneous."""
     with (
-        postgresql(tmp_path_factory.mktemp("postgresql")) as database,
+        postgresql() as database,
         prefect_server(
             tmp_path_factory.mktemp("server"), PREFECT_SERVER_DATABASE_CONNECTION_URL=database
         ) as server,
