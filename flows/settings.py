@@ -49,32 +49,41 @@ class Settings(BaseSettings):
         description="How to train. classic: the reference CNN, Adam, batch 50, 10 epochs.",
     )
     epochs: int | None = Field(
-        default=None, ge=1, le=1000, description="Most epochs to train (default: the recipe's)."
+        default=None,
+        ge=1,
+        le=1000,
+        description="Most epochs to train, 1 to 1000 (default: the recipe's).",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, le=10_000, description="Images an update (default: the recipe's)."
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Images an update, 1 to 10000 (default: the recipe's).",
     )
     target_accuracy: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="Stop at the first epoch that reaches it on the validation rows "
+        description="Stop at the first epoch that reaches it on the validation rows, above 0, at most 1 "
         "(default: the recipe's).",
     )
     members: int | None = Field(
         default=None,
         ge=1,
         le=1000,
-        description="Networks in the ensemble (default: the recipe's).",
+        description="Networks in the ensemble, 1 to 1000 (default: the recipe's).",
     )
     validation_fraction: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="Share of the training rows held out (default: the recipe's).",
+        description="Share of the training rows held out, between 0 and 1 (default: the recipe's).",
     )
     seed: int = Field(
-        default=0, ge=0, lt=2**32, description="Same seed, data and machine: the same submission."
+        default=0,
+        ge=0,
+        le=2**32 - 1,
+        description="Same seed, data and machine: the same submission. 0 to 4294967295.",
     )
     submit: Literal["never", "if-better", "always"] = Field(
         default="never",
@@ -85,10 +94,12 @@ class Settings(BaseSettings):
         default=0.983,
         ge=0,
         le=1,
-        description="Nothing is sent below this validation accuracy.",
+        description="Nothing is sent below this validation accuracy, 0 to 1.",
     )
     message: str = Field(
-        default="", max_length=300, description="Description of the submission on Kaggle."
+        default="",
+        max_length=300,
+        description="Description of the submission on Kaggle, 300 characters at most.",
     )
     kaggle_secret_block: str | None = Field(
         default=None,
