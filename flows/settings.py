@@ -64,8 +64,8 @@ class Settings(BaseSettings):
         default=None,
         gt=0,
         le=1,
-        description="Stop at the first epoch that reaches it on the validation rows, above 0, at most 1 "
-        "(default: the recipe's).",
+        description="Stop at the first epoch that reaches it on the validation rows, "
+        "above 0, at most 1 (default: the recipe's).",
     )
     members: int | None = Field(
         default=None,
