@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 from prefect.client.schemas.objects import FlowRun
 
+from flows.settings import Settings
 from tests.deployments.servers import ROOT, Server
 
 pytestmark = pytest.mark.browser
@@ -79,3 +81,32 @@ def test_the_artifacts_have_pictures_and_numbers(
     page.get_by_text("run-metrics", exact=True).first.click()
     expect(page.get_by_text("validation_accuracy", exact=True).first).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "metrics.png")
+
+
+def test_the_form_shows_each_parameter_with_its_description_and_choices(
+    page: Page, server: Server
+) -> None:
+    open_form(page, server)
+    for field in Settings.model_fields.values():
+        expect(page.get_by_text(field.description or "", exact=True)).to_be_visible()
+    page.get_by_role("combobox").filter(has_text="auto").click()
+    for choice in get_args(Settings.model_fields["source"].annotation):
+        expect(page.get_by_role("option", name=choice, exact=True)).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "form.png")
+
+
+def test_the_form_refuses_what_is_out_of_bounds(page: Page, server: Server) -> None:
+    with server.client() as client:
+        before = client.count_flow_runs()
+    open_form(page, server)
+    page.locator("input[type=number]").first.fill("-1")  # the seed
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text("-1 is less than the minimum of 0")).to_be_visible()
+    with server.client() as client:
+        assert client.count_flow_runs() == before
+
+
+def open_form(page: Page, server: Server) -> None:
+    with server.client() as client:
+        deployment = client.read_deployment_by_name("digit-recognizer/process")
+    page.goto(f"{server.url}/deployments/deployment/{deployment.id}/run")

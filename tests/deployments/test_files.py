@@ -15,6 +15,7 @@ from prefect.events.schemas.automations import AutomationCore
 
 from deployments import serve, set_secrets
 from flows.mnist_flow import mnist_flow
+from flows.settings import Settings
 from tests.deployments.servers import BIN, INSTALLED_AT, ROOT, UNITS
 
 DEPLOYMENTS = ROOT / "deployments"
@@ -152,3 +153,20 @@ def test_serve_needs_a_server(tmp_path: Path) -> None:
 
 def test_a_block_is_named_for_its_variable() -> None:
     assert set_secrets.block_name("AWS_SECRET_ACCESS_KEY") == "aws-secret-access-key"
+
+
+def bounds() -> list[tuple[str, str]]:
+    """Each parameter that has bounds, and each of them."""
+    found = []
+    for name, schema in Settings.model_json_schema()["properties"].items():
+        for kind in schema.get("anyOf", [schema]):
+            for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+                if key in kind:
+                    found.append((name, str(int(kind[key]))))
+    return found
+
+
+@pytest.mark.parametrize(("name", "bound"), bounds())
+def test_a_parameters_bounds_are_in_its_description(name: str, bound: str) -> None:
+    """The form in Prefect's UI shows them nowhere else."""
+    assert re.search(rf"\b{bound}\b", Settings.model_fields[name].description or "")
