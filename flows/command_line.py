@@ -89,6 +89,8 @@ def ready(server: TemporaryServer | None, settings: Settings) -> Iterator[None]:
         return
     if not any(Workspace(settings.workspace).results.glob("*")):
         tensorflow_import.load()
+    # The link that Prefect logs leads nowhere: this server has no UI, and ends with the run.
+    logging.getLogger("prefect.flow_runs").addFilter(lambda r: "View at" not in r.getMessage())
     server.wait()
     with temporary_settings({PREFECT_API_URL: server.api_url}):
         yield
