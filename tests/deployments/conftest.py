@@ -17,7 +17,7 @@ SECRET = "s3cret-that-nobody-may-see"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on SQLite with all deployments and automations, and a worker."""
     with prefect_server(tmp_path_factory.mktemp("server")) as server:
-        server.deploy("--all")
+        server.deploy("--all", pools=("process", "docker", "kubernetes"))
         server.run("prefect", "automation", "create", "--from-file", "deployments/automations.yaml")
         server.run(
             "python",

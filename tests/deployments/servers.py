@@ -97,8 +97,8 @@ class Server:
         assert done.returncode == 0, f"{shlex.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def deploy(self, *options: str) -> None:
-        for pool in ("process", "docker", "kubernetes"):
+    def deploy(self, *options: str, pools: tuple[str, ...]) -> None:
+        for pool in pools:
             self.run("prefect", "work-pool", "create", "--type", pool, pool, "--overwrite")
         self.run("prefect", "deploy", *options, "--prefect-file", "deployments/prefect.yaml")
 

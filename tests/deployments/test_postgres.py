@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             tmp_path_factory.mktemp("server"), PREFECT_SERVER_DATABASE_CONNECTION_URL=database
         ) as server,
     ):
-        server.deploy("--name", "process", "--concurrency-limit", str(RUNS))
+        server.deploy("--name", "process", "--concurrency-limit", str(RUNS), pools=("process",))
         yield server
 
 
