@@ -107,6 +107,7 @@ def summary(run: Run, settings: Settings) -> str:
         ("submission", f"{folder / 'submission.csv'} ({run.rows:,} rows)"),
         ("", run.submission.reason),
         ("report", str(folder / "report.html")),
+        ("artifact store", run.stored),
         ("time", _times(run.stage_seconds)),
         ("next", _next_step(run, settings)),
     ]

@@ -37,7 +37,12 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
     created = datetime.now().astimezone()
     run_name = f"{created:%Y%m%d-%H%M%S}-{recipe.name}-{source}-seed{settings.seed}"
 
-    with kept_under(settings.workspace, refresh=settings.refresh, started=STARTED):
+    with kept_under(
+        settings.workspace,
+        refresh=settings.refresh,
+        started=STARTED,
+        store=settings.artifact_store,
+    ):
         if settings.submit != "never":
             found = preflight(settings.competition, secret_block=settings.kaggle_secret_block)
             get_run_logger().info(found)

@@ -108,6 +108,12 @@ class Settings(BaseSettings):
     workspace: Path = Field(
         default=Path("workspace"), description="The one folder under which all is written."
     )
+    artifact_store: str | None = Field(
+        default=None,
+        pattern=r"^(s3://|artifact-store/).",
+        description="Keep files, results and runs in s3://bucket/prefix too, or in that of the "
+        "Prefect block artifact-store/NAME.",
+    )
     refresh: bool = Field(default=False, description="Make every stage's result again.")
     debug: bool = Field(default=False, description="Log at DEBUG level; show tracebacks.")
 

@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import platform
+import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from model.recipes import Recipe
-from tasks.support import leaderboard, run_folder, workspace
+from tasks.support import artifact_store, leaderboard, run_folder, stored_runs, workspace
 from tasks.support.caching import stage
 from tasks.support.records import (
     Dataset,
@@ -109,7 +110,8 @@ def publish(
         "report.html": report.render_report(context),
         "model_card.md": report.render_model_card(context),
     }
-    folder = run_folder.write(name, files)
+    store = artifact_store.current()
+    folder = run_folder.write(name, files, store.uri if store else None)
     make_artifacts(metrics, figures, folder, report.render_model_card(context))
     create_table_artifact(
         key="leaderboard",
@@ -117,6 +119,7 @@ def publish(
         table=leaderboard.write(),
     )
     workspace.current().remove_finished_checkpoints()
+    stored = stored_runs.publish(store, folder) if store else None
     return Run(
         name=name,
         folder=folder.relative_to(workspace.current().root).as_posix(),
@@ -124,6 +127,7 @@ def publish(
         submission=submission,
         rows=predictions.rows,
         notice=dataset.notice,
+        stored=stored,
         stage_seconds=dict(workspace.current().stage_seconds),
     )
 
@@ -220,3 +224,7 @@ def history_rows(history: File) -> list[dict[str, Any]]:
 def read_json(file: File) -> Any:
     """The content of a JSON file of the workspace."""
     return json.loads(file.location.read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(stored_runs.main())

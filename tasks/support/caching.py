@@ -32,7 +32,7 @@ from prefect.tasks import exponential_backoff
 
 from model.errors import PermanentError, TransientError
 from model.training import machine
-from tasks.support import tensorflow_import, workspace
+from tasks.support import artifact_store, stored_results, tensorflow_import, workspace
 from tasks.support.code_digest import code_digest
 from tasks.support.locks import FileLocks
 
@@ -95,17 +95,25 @@ def stage(
 
 
 @contextmanager
-def kept_under(root: Path, *, refresh: bool, started: float) -> Iterator[workspace.Workspace]:
+def kept_under(
+    root: Path, *, refresh: bool, started: float, store: str | None = None
+) -> Iterator[workspace.Workspace]:
     """Inside a flow: keep the results of its stages under ``root``; with refresh, make all anew.
 
+    They are kept in the artifact store too, where ``store`` is its address or its block.
     ``started`` is the moment, on the monotonic clock, from which start-up counts.
     """
     with (
         workspace.opened(root) as opened,
+        artifact_store.opened(stored_results.address(store)) as opened_store,
         temporary_settings({PREFECT_TASKS_REFRESH_CACHE: refresh}),
     ):
         opened.stage_seconds["start-up"] = time.monotonic() - started
-        get_result_store().result_storage = LocalFileSystem(basepath=str(opened.results))
+        get_result_store().result_storage = (
+            stored_results.ArtifactStore(uri=opened_store.uri)
+            if opened_store
+            else LocalFileSystem(basepath=str(opened.results))
+        )
         yield opened
 
 

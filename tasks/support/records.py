@@ -1,7 +1,8 @@
 """What stages hand each other: frozen records of a few numbers and references to files.
 
 A reference names a file of the workspace by its path inside it and its sha256. Whoever reads a
-record from the cache gets it only while every file that it names is there unaltered.
+record from the cache gets it only while every file that it names is there unaltered, or can be
+had from the artifact store.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from tasks.support import workspace
+from model.errors import PipelineError
+from tasks.support import artifact_store, workspace
 
 Source = Literal["kaggle", "directory", "mnist", "sample"]
 
@@ -50,8 +52,11 @@ class File(Record):
 
     @property
     def location(self) -> Path:
-        """Where the file is on this machine."""
-        return workspace.current().root / self.path
+        """Where the file is on this machine; fetched where only the artifact store has it."""
+        path = workspace.current().root / self.path
+        if not path.exists():
+            artifact_store.fetch(self.path, self.sha256, self.size)
+        return path
 
     def array(self) -> NDArray[Any]:
         """The contents of a NumPy file, read from disk as they are used; no pickle is loaded."""
@@ -60,11 +65,16 @@ class File(Record):
 
     @model_validator(mode="after")
     def _is_there_unaltered(self) -> Self:
-        path = self.location
-        if not path.is_file() or path.stat().st_size != self.size:
-            raise ValueError(f"{path} is gone or was altered")
-        if workspace.sha256_of(path) != self.sha256:
-            raise ValueError(f"{path} was altered")
+        path = workspace.current().root / self.path
+        if (
+            not path.is_file()
+            or path.stat().st_size != self.size
+            or workspace.sha256_of(path) != self.sha256
+        ):
+            try:
+                artifact_store.fetch(self.path, self.sha256, self.size)
+            except PipelineError as error:
+                raise ValueError(str(error)) from error
         return self
 
 
@@ -167,4 +177,5 @@ class Run(Record):
     rows: int  # predictions in submission.csv
     submission: Submission
     notice: str | None  # see Dataset
+    stored: str | None  # where the run is in the artifact store, or why it is not there yet
     stage_seconds: dict[str, float]  # of the stages that ran; the others came from the cache

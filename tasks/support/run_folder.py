@@ -13,10 +13,14 @@ from tasks.support import workspace
 from tasks.support.records import File
 
 MANIFEST = "manifest.json"
+PENDING = ".upload-pending"  # the mark of a run that is not in the artifact store yet
 
 
-def write(name: str, files: dict[str, File | str]) -> Path:
-    """Make the run's folder under a temporary name and rename it: once there, it is whole."""
+def write(name: str, files: dict[str, File | str], store: str | None) -> Path:
+    """Make the run's folder under a temporary name and rename it: once there, it is whole.
+
+    ``store`` is the address of the artifact store that the run is to be uploaded to.
+    """
     runs = workspace.current().runs
     with workspace.making_folder(runs) as making:
         for path, content in files.items():
@@ -28,6 +32,8 @@ def write(name: str, files: dict[str, File | str]) -> Path:
                 target.write_text(content, encoding="utf-8", newline="\n")
         manifest = [describe(path, making) for path in sorted(making.rglob("*")) if path.is_file()]
         (making / "manifest.json").write_text(as_json({"run": name, "files": manifest}))
+        if store:
+            (making / PENDING).write_text(store)
         making.chmod(0o755)
         making.rename(runs / name)
     point_latest_to(runs / name)

@@ -1,0 +1,124 @@
+"""Prefect's storage for what stages return: this disk, and behind it the artifact store.
+
+Own code rather than prefect-aws' S3Bucket: the files that a result names go before it, and a run
+goes on with what is on its disk while the bucket is out of reach.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect.filesystems import WritableFileSystem
+from prefect.serializers import JSONSerializer
+from pydantic import Field, PrivateAttr
+
+from model.errors import PermanentError, PipelineError, TransientError
+from tasks.support import artifact_store, workspace
+from tasks.support.artifact_store import Item
+
+log = logging.getLogger(__name__)
+
+PAUSE = 300  # seconds; a store that does not answer shall not hold up every stage
+
+
+class ArtifactStore(WritableFileSystem):
+    """An artifact store as a block of Prefect: ``ArtifactStore(uri="s3://...").save("main")``."""
+
+    _block_type_name = "Artifact store"
+
+    uri: str = Field(pattern=f"^{artifact_store.ADDRESS}$", description="s3://bucket/prefix")
+    _shared: set[str] = PrivateAttr(default_factory=set)  # results known to be in the store
+    _asked_again: float = PrivateAttr(default=0.0)  # after an outage, on the monotonic clock
+
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
+        """A result from this disk, else from the store; ValueError where neither has it."""
+        place = self._resolve_path(path)
+        if place.is_file():
+            self._share(place)
+        else:
+            workspace.write_text(place, self._fetch(place.name))
+        return place.read_bytes()
+
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
+        """Keep a result on this disk and in the store."""
+        place = self._resolve_path(path)
+        workspace.write_text(place, content.decode())
+        self._share(place, anew=True)
+
+    def _resolve_path(self, path: str) -> Path:
+        """Prefect calls this; a worker's workspace may lie elsewhere than the flow's."""
+        return workspace.current().results / path
+
+    def _share(self, place: Path, anew: bool = False) -> None:
+        """Bring a result to the store, after its files; where that fails, the next reader tries."""
+        store, name = artifact_store.at(self.uri), f"results/{place.name}"
+        if self._is_down() or (place.name in self._shared and not anew):
+            return
+        try:
+            if anew or store.get(name) is None:
+                store.upload(list(items_in(result_of(place.read_text()))))
+                store.put(name, place.read_bytes())
+            self._shared.add(place.name)
+        except (PipelineError, OSError, ValueError) as error:
+            self._go_on_without(error)
+
+    def _fetch(self, key: str) -> str:
+        content = None
+        try:
+            if not self._is_down():
+                content = artifact_store.at(self.uri).get(f"results/{key}")
+        except PipelineError as error:
+            self._go_on_without(error)
+        if content is None:
+            raise ValueError(f"There is no result {key}.")
+        result_of(content.decode())
+        self._shared.add(key)
+        return content.decode()
+
+    def _is_down(self) -> bool:
+        return time.monotonic() < self._asked_again
+
+    def _go_on_without(self, error: Exception) -> None:
+        log.warning("The run goes on without its artifact store: %s", error)
+        if isinstance(error, TransientError):
+            self._asked_again = time.monotonic() + PAUSE
+
+
+def result_of(content: str) -> Any:
+    """The JSON that a stage returned.
+
+    A record says itself how Prefect is to read it, be it as a pickle or with some function:
+    ValueError for all but Prefect's own JSON.
+    """
+    record = json.loads(content)
+    if record["metadata"]["serializer"] != JSONSerializer().model_dump():
+        raise ValueError("The result is not plain JSON.")
+    return json.loads(record["result"])
+
+
+def items_in(value: Any) -> Iterator[Item]:
+    """The files that a result names."""
+    if isinstance(value, dict) and value.keys() == {"path", "sha256", "size"}:
+        place = artifact_store.inside(workspace.current().root, value["path"])
+        yield Item(f"cache/{value['sha256']}", place, value["sha256"], value["size"])
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from items_in(part)
+
+
+def address(store: str | None) -> str | None:
+    """``s3://bucket/prefix`` as it is; that of the block for ``artifact-store/<its name>``."""
+    if store is None or store.startswith("s3://"):
+        return store
+    try:
+        block: Any = ArtifactStore.load(store.removeprefix("artifact-store/"))
+    except ValueError as error:
+        raise PermanentError(
+            f"Prefect has no block {store}.", "Make it (docs/artifact-store.md), or give s3://..."
+        ) from error
+    return str(block.uri)

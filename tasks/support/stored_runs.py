@@ -1,0 +1,182 @@
+"""Finished runs in the artifact store: uploaded, checked and brought back whole or not at all.
+
+A run that is to be uploaded holds a mark from the moment that its folder is there. Whatever is
+killed at whatever moment, the next run, or ``--upload-pending``, completes the upload.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from model.errors import PermanentError, PipelineError, TransientError
+from tasks.support import artifact_store, workspace
+from tasks.support.artifact_store import Item, Store
+from tasks.support.run_folder import MANIFEST, PENDING
+
+log = logging.getLogger(__name__)
+
+LATEST = "latest.json"
+MAIN_OUTPUTS = ("submission.csv", "model*.keras", "metrics.json", "report.html")
+
+
+def upload(store: Store, folder: Path) -> None:
+    """Upload a run's files, then its manifest, then the pointer to the newest run."""
+    name, manifest = f"runs/{folder.name}", folder / MANIFEST
+    digest, size = workspace.sha256_of(manifest), manifest.stat().st_size
+    store.upload(items_of(manifest.read_bytes(), name, folder))
+    store.upload([Item(f"{name}/{MANIFEST}", manifest, digest, size, "application/json")])
+    latest = store.get(LATEST)
+    if latest is None or parsed(latest)["run"] <= folder.name:  # a name begins with the time
+        store.put(LATEST, json.dumps({"run": folder.name, "manifest_sha256": digest}).encode())
+
+
+def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
+    """Upload the marked runs, oldest first; for each, what went wrong. Such a run stays marked."""
+    outcomes: dict[str, PipelineError | None] = {}
+    for mark in sorted(runs.glob(f"*/{PENDING}")):
+        run = mark.parent
+        if run.is_symlink():  # latest
+            continue
+        outcomes[run.name] = None
+        try:
+            upload(artifact_store.at(mark.read_text()), run)
+            mark.unlink(missing_ok=True)
+        except PipelineError as error:
+            outcomes[run.name] = error
+    return outcomes
+
+
+def publish(store: Store, folder: Path) -> str:
+    """Upload this run and those that are pending; return what the summary says.
+
+    An outage is no failure of the run, which is whole on this disk; a refusal is.
+    """
+    from prefect.artifacts import create_link_artifact
+
+    outcomes = upload_pending(folder.parent)
+    for run, problem in outcomes.items():
+        if problem:
+            log.warning("%s is not uploaded: %s", run, problem)
+    error = outcomes.get(folder.name)
+    if isinstance(error, TransientError):
+        return f"pending, the next run uploads it: {error.cause}"
+    if error:
+        raise error
+    uri = f"{store.uri}/runs/{folder.name}"
+    for file in parsed((folder / MANIFEST).read_bytes())["files"]:
+        if any(Path(file["path"]).match(pattern) for pattern in MAIN_OUTPUTS):
+            create_link_artifact(
+                key="stored-" + file["path"].replace(".", "-"),
+                link=f"{uri}/{file['path']}",
+                description=f"sha256 {file['sha256']}, {file['size']:,} bytes",
+            )
+    return uri
+
+
+def verify(uri: str) -> str:
+    """Read a stored run through; PermanentError where it is not as its manifest says."""
+    with tempfile.TemporaryDirectory() as folder:
+        return fetch(uri, Path(folder) / "run").partition(" is in ")[0] + " is whole."
+
+
+def fetch(uri: str, folder: Path) -> str:
+    """Bring a stored run into a new folder, checked, whole or not at all; say what came.
+
+    ``uri`` is the run's, ``s3://bucket/prefix/runs/<name>``, or the store's for the newest run.
+    """
+    base, _, run = uri.rstrip("/").partition("/runs/")
+    store = artifact_store.at(base)
+    store.reach()
+    latest = None if run else store.get(LATEST)
+    name = f"runs/{parsed(latest)['run'] if latest else run}"
+    manifest = store.get(f"{name}/{MANIFEST}")
+    if manifest is None:
+        raise PermanentError(
+            f"{uri} holds no complete run.", "Correct the address, or upload the run again."
+        )
+    if folder.exists():
+        raise PermanentError(f"{folder} is there already.", "Name a new folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".fetching-"))
+    try:
+        items = items_of(manifest, name, making)
+        store.download(items)
+        (making / MANIFEST).write_bytes(manifest)
+        making.chmod(0o755)
+        making.rename(folder)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    size = sum(item.size for item in items)
+    return f"{store.uri}/{name} ({len(items)} files, {size:,} bytes) is in {folder}"
+
+
+def items_of(manifest: bytes, name: str, folder: Path) -> list[Item]:
+    """What a manifest lists: objects below ``name``, files in ``folder``."""
+    return [
+        Item(
+            f"{name}/{file['path']}",
+            artifact_store.inside(folder, file["path"]),
+            file["sha256"],
+            file["size"],
+            file["media_type"],
+        )
+        for file in parsed(manifest)["files"]
+    ]
+
+
+def parsed(content: bytes) -> Any:
+    """JSON of ours; PermanentError where it was damaged."""
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise PermanentError(
+            f"{MANIFEST} or {LATEST} is damaged ({error}).", "Remove it and upload the run again."
+        ) from error
+
+
+def main() -> int:
+    """The command line for stored runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.publish",
+        description="Runs in an artifact store. URI is a run's, s3://bucket/prefix/runs/NAME, "
+        "or the store's, s3://bucket/prefix, for its newest run.",
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--verify", metavar="URI", help="read a run through and check it")
+    action.add_argument("--fetch", nargs=2, metavar=("URI", "DIR"), help="bring a run into DIR")
+    action.add_argument(
+        "--upload-pending", action="store_true", help="upload what could not be uploaded"
+    )
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        default=os.environ.get(workspace.ENVIRONMENT_VARIABLE, "workspace"),
+        help="for --upload-pending (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+    try:
+        if arguments.verify:
+            print(verify(arguments.verify))
+        elif arguments.fetch:
+            print(fetch(arguments.fetch[0], Path(arguments.fetch[1])))
+        else:
+            outcomes = upload_pending(arguments.workspace / "runs")
+            for run, error in outcomes.items():
+                if error:
+                    print(f"error: {run}: {error}", file=sys.stderr)
+                else:
+                    print(f"{run}: uploaded")
+            return int(any(outcomes.values()))
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
