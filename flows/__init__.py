@@ -10,6 +10,7 @@ for name, value in {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a fresh database
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # the temporary server would call home
     "DO_NOT_TRACK": "1",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; deployments/automations.yaml counts on it
     "TF_ENABLE_ONEDNN_OPTS": "1",  # TensorFlow has it off without AVX-512, where it is faster too
     "TF_CPP_MIN_LOG_LEVEL": "3",  # that there is no GPU is no error
 }.items():

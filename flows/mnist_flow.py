@@ -11,6 +11,7 @@ if __name__ == "__main__":
     server = temporary_server.start_unless_configured()  # beside them
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 
 from model.recipes import recipe_for
 from tasks.download import download, resolve
@@ -35,7 +36,8 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
     source = resolve(settings.source, settings.kaggle_secret_block)
     recipe = recipe_for(settings.recipe, **settings.recipe_overrides())
     created = datetime.now().astimezone()
-    run_name = f"{created:%Y%m%d-%H%M%S}-{recipe.name}-{source}-seed{settings.seed}"
+    which = f"{recipe.name}-{source}-seed{settings.seed}-{flow_run.id[:6]}"
+    run_name = f"{created:%Y%m%d-%H%M%S}-{which}"
 
     with kept_under(
         settings.workspace,

@@ -170,3 +170,17 @@ def bounds() -> list[tuple[str, str]]:
 def test_a_parameters_bounds_are_in_its_description(name: str, bound: str) -> None:
     """The form in Prefect's UI shows them nowhere else."""
     assert re.search(rf"\b{bound}\b", Settings.model_fields[name].description or "")
+
+
+def test_runs_outside_a_work_pool_send_as_many_heartbeats() -> None:
+    """Of the command line and of serve.py, which report to the same server and its automations."""
+    code = "import flows, prefect.settings as s; print(s.get_current_settings().flows.heartbeat_frequency)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": "", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lost, _, _ = automations()
+    assert int(done.stdout) * 3 == lost["trigger"]["within"]
