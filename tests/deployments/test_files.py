@@ -174,7 +174,10 @@ def test_a_parameters_bounds_are_in_its_description(name: str, bound: str) -> No
 
 def test_runs_outside_a_work_pool_send_as_many_heartbeats() -> None:
     """Of the command line and of serve.py, which report to the same server and its automations."""
-    code = "import flows, prefect.settings as s; print(s.get_current_settings().flows.heartbeat_frequency)"
+    code = (
+        "import flows; from prefect.settings import get_current_settings as current; "
+        "print(current().flows.heartbeat_frequency)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PATH": "", "PYTHONPATH": str(ROOT)},
