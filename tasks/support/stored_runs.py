@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -105,16 +104,12 @@ def fetch(uri: str, folder: Path) -> str:
     if folder.exists():
         raise PermanentError(f"{folder} is there already.", "Name a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".fetching-"))
-    try:
+    with workspace.making_folder(folder.parent) as making:
         items = items_of(manifest, name, making)
         store.download(items)
         (making / MANIFEST).write_bytes(manifest)
         making.chmod(0o755)
         making.rename(folder)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
     size = sum(item.size for item in items)
     return f"{store.uri}/{name} ({len(items)} files, {size:,} bytes) is in {folder}"
 

@@ -196,12 +196,14 @@ def test_a_run_that_is_taken_and_never_started_ends_as_crashed(server: Server) -
     _, never_started = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())[
         "automations"
     ]
+    never_started["name"] = "soon"
     never_started["trigger"]["within"] = 10  # instead of 15 minutes
     with server.client() as client:
         deployment = client.read_deployment_by_name("digit-recognizer/docker")
         server.run("prefect", "automation", "create", "--from-json", json.dumps(never_started))
         run = client.create_flow_run_from_deployment(deployment.id, state=Pending())
     assert server.wait_until_final(run.id).state_name == "Crashed"
+    server.run("prefect", "automation", "delete", "soon")  # other runs are slower to start
 
 
 def test_a_killed_run_ends_as_crashed_and_somebody_is_told(
