@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +55,14 @@ def predictor(
     import tensorflow as tf
 
     pixels = tf.TensorSpec((None, 28, 28, 1), tf.uint8)
-    forward: Any = tf.function(lambda batch: model(batch, training=False), [pixels])
+    forward: Any = tf.function(
+        lambda batch: model(batch, training=False), [pixels], autograph=False
+    )
 
     def predict_chunks(chunks: Iterable[Images]) -> Iterator[Probabilities]:
-        for chunk in chunks:
-            for start in range(0, len(chunk), batch_size):
-                yield forward(chunk[start : start + batch_size]).numpy()
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for chunk in chunks:
+                batches = (chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size))
+                yield from threads.map(lambda batch: forward(batch).numpy(), batches)
 
     return predict_chunks

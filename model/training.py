@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model import networks, prediction
+from model import augmentation, networks, prediction
 from model.errors import PermanentError
 from model.evaluation import evaluate
 from model.recipes import Recipe
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8]  # (n, 28, 28, 1), 0 to 255
 Labels = NDArray[np.uint8]  # (n,), 0 to 9
 
+WARM_UP = 0.2  # of a cycle's steps
 CHUNK_ROWS = 2_000  # one call into TensorFlow, some 0.2 s: often enough for a live progress bar
 KEPT_CHECKPOINTS = 2  # the newest, and the one before should the newest be damaged
 
@@ -79,13 +81,13 @@ def train(
     """
     started = time.perf_counter()
     training_rows, held_out = np.flatnonzero(~validation), np.flatnonzero(validation)
-    if not training_rows.size or not held_out.size:
+    if training_rows.size < recipe.lanes or not held_out.size:
         raise PermanentError(
             f"Of {len(labels)} rows {held_out.size} would be held out for validation.",
             "Choose a validation fraction that leaves rows on both sides.",
         )
-    learner = _Learner(recipe, seed, member)
-    predict = prediction.predictor(learner.model)
+    learner = _Learner(recipe, seed, member, len(training_rows))
+    predict = prediction.predictor(learner.portable)
     store = checkpoints and _Checkpoints(
         checkpoints / _identity(recipe, seed, member, images, labels, validation)
     )
@@ -99,6 +101,7 @@ def train(
         epoch_started = time.perf_counter()
         number = len(history) + 1
         loss, accuracy = learner.run_epoch(number, images, labels, training_rows, on_batch)
+        learner.update_portable()
         chunks = (images[rows] for rows in _pieces(held_out, CHUNK_ROWS))
         scores = evaluate(labels[held_out], np.concatenate(list(predict(chunks))))
         history.append(
@@ -108,7 +111,7 @@ def train(
                 train_loss=loss,
                 validation_accuracy=scores.accuracy,
                 validation_loss=scores.loss,
-                learning_rate=recipe.learning_rate,
+                learning_rate=learner.learning_rate(),
                 seconds=time.perf_counter() - epoch_started,
             )
         )
@@ -116,8 +119,9 @@ def train(
             store.save(learner, history)
         if on_epoch:
             on_epoch(history[-1])
+    learner.update_portable()  # where all came from a checkpoint
     return Trained(
-        model=learner.model,
+        model=learner.portable,
         history=history,
         stopped_early=len(history) < recipe.epochs,
         train_seconds=seconds_before + time.perf_counter() - started,
@@ -127,19 +131,26 @@ def train(
 class _Learner:
     """A network and the state of Adam: its variables are all that one epoch hands to the next."""
 
-    def __init__(self, recipe: Recipe, seed: int, member: int) -> None:
+    def __init__(self, recipe: Recipe, seed: int, member: int, rows: int) -> None:
         import tensorflow as tf
 
         self.recipe = recipe
         self.seed, self.member = seed, member
-        first_weights = self._random(epoch=0)
-        self.model = networks.build(recipe.network, int(first_weights.generate_state(1)[0]))
+        self.total_steps = recipe.epochs * -(-rows // recipe.batch_size)
+        first_weights = int(self._random(epoch=0).generate_state(1)[0])
+        self.model = networks.build(recipe.network, first_weights, precision(recipe))
+        # What is evaluated and saved computes in float32, so that it runs well on any machine.
+        self.portable = networks.build(recipe.network, first_weights)
         self.weights = [weight.value for weight in self.model.trainable_variables]
         self.means = [tf.Variable(tf.zeros_like(weight)) for weight in self.weights]
         self.squares = [tf.Variable(tf.zeros_like(weight)) for weight in self.weights]
         self.steps = tf.Variable(0.0)
         self.variables = [*self.model.variables, *self.means, *self.squares, self.steps]
         self.fit = self._compile()
+
+    def update_portable(self) -> None:
+        """Give the portable network the weights that the training has reached."""
+        self.portable.set_weights(self.model.get_weights())
 
     def _random(self, epoch: int) -> np.random.SeedSequence:
         """The source of all randomness of an epoch; epoch 0 is what comes before the first."""
@@ -153,67 +164,117 @@ class _Learner:
         rows: NDArray[np.int64],
         on_batch: Callable[[int, int], None] | None,
     ) -> tuple[float, float]:
-        """Train on the rows once, in an order of this epoch's own; mean loss and accuracy."""
-        batch_size = self.recipe.batch_size
+        """Train on the rows once, in an order of this epoch's own; mean loss and accuracy.
+
+        A last batch of fewer rows than there are lanes is left out.
+        """
+        batch_size, lanes = self.recipe.batch_size, self.recipe.lanes
         noisy = [layer for layer in self.model.layers if hasattr(layer, "seed_generator")]
-        order, *dropouts = self._random(epoch).spawn(1 + len(noisy))
+        order, warps, *dropouts = self._random(epoch).spawn(2 + len(noisy))
         for layer, dropout in zip(noisy, dropouts, strict=True):
             # Each step draws with the next counter; 31 bits fit whatever integer Keras keeps.
             layer.seed_generator.state.assign([dropout.generate_state(1)[0] >> 1, 0])
+        warp_seed = np.int32(warps.generate_state(1)[0] >> 1)
         shuffled = np.random.default_rng(order).permutation(rows)
-        batches = -(-len(rows) // batch_size)
+        if (left_over := len(rows) % batch_size) < lanes:  # too few for a batch
+            shuffled = shuffled[: len(rows) - left_over]
+        batches = -(-len(shuffled) // batch_size)
         done, loss, correct = 0, 0.0, 0
         for piece in _pieces(shuffled, max(1, CHUNK_ROWS // batch_size) * batch_size):
-            piece_loss, piece_correct = self.fit(images[piece], labels[piece])
+            piece_loss, piece_correct = self.fit(images[piece], labels[piece], warp_seed)
             loss += float(piece_loss)
             correct += int(piece_correct)
             done += -(-len(piece) // batch_size)
             if on_batch:
                 on_batch(done, batches)
-        return loss / len(rows), correct / len(rows)
+        return loss / len(shuffled), correct / len(shuffled)
 
-    def _compile(self) -> Callable[[Images, Labels], Any]:
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return float(self._learning_rate(self.steps + 1))
+
+    def _learning_rate(self, step: Any) -> Any:
+        """Of a step, counted from 1. One cycle: L. Smith, Super-convergence, 2017."""
+        import tensorflow as tf
+
+        peak = tf.constant(self.recipe.learning_rate)
+        if self.recipe.schedule == "constant":
+            return peak
+        share = step / (self.total_steps + 1)
+        return peak * tf.minimum(share / WARM_UP, tf.maximum(0.0, 1 - share) / (1 - WARM_UP))
+
+    def _compile(self) -> Callable[[Images, Labels, np.int32], Any]:
         """The training loop as one graph: steps over a piece of data; sum of losses, hits.
 
-        The same updates as Keras' own fit: mean cross-entropy of a batch, then Adam.
+        The same updates as Keras' own fit: mean cross-entropy of a batch, then Adam. The lanes of
+        a batch depend on each other only through their summed gradients, so that TensorFlow runs
+        them side by side: cheaper than to share out every operation.
         """
+        import tensorflow as tf
+
+        batch_size, lanes = self.recipe.batch_size, self.recipe.lanes
+        gradients_of = self._compile_gradients()
+
+        def step(start: Any, loss: Any, hits: Any, images: Any, labels: Any, warp_seed: Any) -> Any:
+            rows = tf.minimum(batch_size, tf.shape(labels)[0] - start)
+            parts = []
+            for lane in range(lanes):
+                part = slice(start + lane * rows // lanes, start + (lane + 1) * rows // lanes)
+                seed = tf.stack([warp_seed, lanes * tf.cast(self.steps, tf.int32) + lane])
+                parts.append(gradients_of(images[part], labels[part], rows, seed))
+            gradients, losses, right = zip(*parts, strict=True)
+            self._update([tf.add_n(lane) for lane in zip(*gradients, strict=True)])
+            return start + batch_size, loss + tf.add_n(losses), hits + tf.add_n(right)
+
+        def fit(images: Any, labels: Any, warp_seed: Any) -> Any:
+            _, loss, hits = tf.while_loop(
+                lambda start, *_: start < tf.shape(labels)[0],
+                lambda start, loss, hits: step(start, loss, hits, images, labels, warp_seed),
+                (tf.constant(0), tf.constant(0.0), tf.constant(0)),
+            )
+            return loss, hits
+
+        signature = [*_data(tf), tf.TensorSpec((), tf.int32)]
+        # AutoGraph would take 0.3 s to rewrite what stands here as a graph already.
+        compiled: Callable[[Images, Labels, np.int32], Any] = tf.function(
+            fit, input_signature=signature, autograph=False
+        )
+        return compiled
+
+    def _compile_gradients(self) -> Any:
+        """From a lane: its share of the batch's gradients, its sum of losses, its hits."""
         import keras
         import tensorflow as tf
 
         logits_of = keras.Sequential(self.model.layers[:-1])  # softmax is part of the loss here
-        batch_size = self.recipe.batch_size
+        smoothing = self.recipe.label_smoothing
 
-        def fit(images: Any, labels: Any) -> Any:
-            loss, hits = tf.constant(0.0), tf.constant(0)
-            for start in tf.range(0, tf.shape(labels)[0], batch_size):
-                truth = tf.cast(labels[start : start + batch_size], tf.int32)
-                with tf.GradientTape() as tape:
-                    logits = logits_of(images[start : start + batch_size], training=True)
-                    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits)
-                    mean = tf.reduce_mean(losses)
-                self._update(tape.gradient(mean, self.weights))
-                right = tf.argmax(logits, axis=1, output_type=tf.int32) == truth
-                loss += tf.reduce_sum(losses)
-                hits += tf.reduce_sum(tf.cast(right, tf.int32))
-            return loss, hits
+        def gradients_of(images: Any, labels: Any, rows: Any, seed: Any) -> Any:
+            truth = tf.one_hot(labels, 10, 1 - smoothing + smoothing / 10, smoothing / 10)
+            if self.recipe.augmentation:
+                images = augmentation.warp(images, seed)
+            with tf.GradientTape() as tape:
+                logits = logits_of(images, training=True)
+                loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(truth, logits))
+                share = loss / tf.cast(rows, tf.float32)
+            right = tf.argmax(logits, axis=1, output_type=tf.int32) == tf.cast(labels, tf.int32)
+            hits = tf.reduce_sum(tf.cast(right, tf.int32))
+            return tape.gradient(share, self.weights), loss, hits
 
-        pixels = tf.TensorSpec((None, 28, 28, 1), tf.uint8)
-        digits = tf.TensorSpec((None,), tf.uint8)
-        compiled: Callable[[Images, Labels], Any] = tf.function(
-            fit, input_signature=[pixels, digits]
-        )
-        return compiled
+        signature = [*_data(tf), tf.TensorSpec((), tf.int32), tf.TensorSpec((2,), tf.int32)]
+        return tf.function(gradients_of, input_signature=signature, autograph=False)
 
     def _update(self, gradients: list[Any]) -> None:
-        """One step of Adam with Keras' defaults.
+        """One step of Adam with Keras' epsilon.
 
         TensorFlow has it as one operation a weight where Keras' optimizer makes a dozen: the same
         formula, traced and run in less time.
         """
         import tensorflow as tf
 
-        beta1, beta2 = 0.9, 0.999
-        self.steps.assign_add(1.0)
+        beta1, beta2 = self.recipe.betas
+        step = self.steps.assign_add(1.0)
+        learning_rate = self._learning_rate(step)
         for weight, mean, square, gradient in zip(
             self.weights, self.means, self.squares, gradients, strict=True
         ):
@@ -221,9 +282,9 @@ class _Learner:
                 var=weight.handle,
                 m=mean.handle,
                 v=square.handle,
-                beta1_power=tf.pow(beta1, self.steps),
-                beta2_power=tf.pow(beta2, self.steps),
-                lr=self.recipe.learning_rate,
+                beta1_power=tf.pow(beta1, step),
+                beta2_power=tf.pow(beta2, step),
+                lr=learning_rate,
                 beta1=beta1,
                 beta2=beta2,
                 epsilon=1e-7,
@@ -289,19 +350,27 @@ class _Checkpoints:
             )
 
 
-def machine() -> dict[str, str | int]:
-    """What of this machine the bytes of a training depend on: the processor and its count."""
-    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere the name is all that the system tells
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    about = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+def machine() -> dict[str, str]:
+    """What of this machine the bytes of a training depend on."""
+    about = _processor()
     features = hashlib.sha256("\n".join(sorted(about)).encode()).hexdigest()[:16]
     return {
         "architecture": platform.machine(),
         "processor": features if about else platform.processor(),
-        "count": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
     }
+
+
+def precision(recipe: Recipe) -> str:
+    """In what its layers compute here: bfloat16 only where the processor multiplies it itself."""
+    native = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", "".join(_processor()))
+    return recipe.precision if native else "float32"
+
+
+def _processor() -> set[str]:
+    """The lines in which Linux describes the processor; elsewhere none."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return {line for line in lines if line.startswith(("model name", "flags", "Features"))}
 
 
 def _identity(
@@ -329,6 +398,11 @@ def _identity(
         "versions": [tf.__version__, keras.__version__],
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _data(tf: Any) -> list[Any]:
+    """The signature of images and labels."""
+    return [tf.TensorSpec((None, 28, 28, 1), tf.uint8), tf.TensorSpec((None,), tf.uint8)]
 
 
 def _pieces(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:

@@ -23,6 +23,7 @@ DIGITS = np.kron(RANDOM.integers(0, 2, (10, 4, 4, 1)) * 200, np.ones((1, 7, 7, 1
 IMAGES = (DIGITS[LABELS] + RANDOM.integers(0, 56, (len(LABELS), 28, 28, 1))).astype(np.uint8)
 HELD_OUT = np.arange(len(LABELS)) % 7 == 0
 RECIPE = recipe_for("classic", epochs=3, batch_size=24, target_accuracy=1.0)
+RECIPE = RECIPE.model_copy(update={"learning_rate": 0.0005})  # not perfect before the last epoch
 
 
 def weights(trained: Trained) -> list[bytes]:
@@ -88,17 +89,71 @@ def resume(checkpoints: Path) -> tuple[Trained, list[int]]:
 
 
 def test_computes_the_updates_of_keras_fit() -> None:
-    learner = training._Learner(RECIPE, seed=1, member=0)
+    whole_batches = RECIPE.model_copy(update={"lanes": 1})  # dropout draws once for each, as theirs
+    learner = training._Learner(whole_batches, seed=1, member=0, rows=len(LABELS))
     same = networks.build("reference", seed=0)
     for ours, theirs in zip(learner.model.variables, same.variables, strict=True):
         theirs.assign(ours)  # dropout's random state too
-    same.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    adam = keras.optimizers.Adam(RECIPE.learning_rate)
+    same.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
     theirs = same.fit(IMAGES, LABELS, batch_size=24, shuffle=False, verbose=0).history
-    loss, correct = learner.fit(IMAGES, LABELS)  # 230 rows: the last batch is a partial one
+    loss, correct = learner.fit(
+        IMAGES, LABELS, np.int32(0)
+    )  # 230 rows: the last batch is a partial one
     assert float(loss) / len(LABELS) == pytest.approx(theirs["loss"][0], rel=1e-4)
     assert int(correct) / len(LABELS) == pytest.approx(theirs["accuracy"][0])
     for ours, expected in zip(learner.model.variables, same.variables, strict=True):
         np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-4)
+
+
+def test_lanes_compute_the_updates_of_the_whole_batch() -> None:
+    recipe = recipe_for("fast").model_copy(update={"batch_size": 24, "precision": "float32"})
+    learners = [
+        training._Learner(recipe.model_copy(update={"lanes": lanes}), 1, 0, rows=len(LABELS))
+        for lanes in (1, 2, 3)
+    ]
+    told = [learner.fit(IMAGES, LABELS, np.int32(0)) for learner in learners]
+    for loss, hits in told:
+        assert float(loss) == pytest.approx(float(told[0][0]), rel=1e-4)
+        assert int(hits) == int(told[0][1])
+    for learner in learners[1:]:
+        for ours, expected in zip(learner.weights, learners[0].weights, strict=True):
+            np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize(("rows", "trained_on"), [(48, 48), (49, 48), (50, 50)])
+def test_a_last_batch_of_fewer_rows_than_lanes_is_left_out(rows: int, trained_on: int) -> None:
+    learner = training._Learner(RECIPE, seed=0, member=0, rows=rows)
+    learner.run_epoch(1, IMAGES, LABELS, np.arange(rows), None)
+    assert int(learner.steps) == -(-trained_on // 24)
+
+
+def test_one_cycle_goes_up_and_down_to_zero() -> None:
+    recipe = recipe_for("fast", epochs=2, batch_size=24)
+    learner = training._Learner(recipe, seed=0, member=0, rows=240)
+    rates = [float(learner._learning_rate(float(step))) for step in range(1, 21)]
+    top = rates.index(max(rates))
+    assert 0 < rates[0] < rates[top] <= recipe.learning_rate
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert 0 < rates[-1] < 0.1 * recipe.learning_rate
+    assert float(learner._learning_rate(21.0)) == 0
+
+
+@pytest.mark.parametrize("name", ["fast", "best"])
+def test_the_saved_network_computes_in_float32_and_resumes(name: str, tmp_path: Path) -> None:
+    recipe = recipe_for(name, epochs=2, batch_size=24)
+    once = train(recipe, IMAGES, LABELS, HELD_OUT, 3)
+    assert {layer.compute_dtype for layer in once.model.layers} == {"float32"}
+
+    def die(epoch: Epoch) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train(recipe, IMAGES, LABELS, HELD_OUT, 3, checkpoints=tmp_path, on_epoch=die)
+    resumed = train(recipe, IMAGES, LABELS, HELD_OUT, 3, checkpoints=tmp_path)
+    assert weights(resumed) == weights(once)
+    assert figures(resumed.history) == figures(once.history)
 
 
 def test_learns_and_tells_how_it_went(undisturbed: Trained) -> None:
@@ -146,10 +201,10 @@ def test_an_epoch_trains_on_every_row_once_and_tells_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training, "CHUNK_ROWS", 50)
-    learner = training._Learner(RECIPE, seed=0, member=0)
+    learner = training._Learner(RECIPE, seed=0, member=0, rows=197)
     seen: list[int] = []
 
-    def note(images: Images, labels: Labels) -> tuple[float, int]:
+    def note(images: Images, labels: Labels, _: np.int32) -> tuple[float, int]:
         assert len(images) == len(labels)
         seen.extend(int(number) for number in images[:, 0, 0, 0])
         return 0.0, 0
@@ -236,8 +291,8 @@ def test_rows_are_needed_on_both_sides(everything: bool) -> None:
 
 
 def test_every_epoch_and_layer_drops_at_random_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = training._Learner(RECIPE, seed=0, member=0)
-    monkeypatch.setattr(learner, "fit", lambda images, labels: (0.0, 0))
+    learner = training._Learner(RECIPE, seed=0, member=0, rows=len(LABELS))
+    monkeypatch.setattr(learner, "fit", lambda images, labels, warp_seed: (0.0, 0))
     dropouts = [layer for layer in learner.model.layers if isinstance(layer, keras.layers.Dropout)]
     seen = set()
     for epoch in (1, 2):
