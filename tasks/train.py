@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 from pathlib import Path
 from uuid import UUID
 
@@ -89,7 +90,7 @@ class ShownProgress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or bool(multiprocessing.parent_process()),
         )
         self.line = self.bar.add_task(self._title(), total=None)
 

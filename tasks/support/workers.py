@@ -1,0 +1,76 @@
+"""What a worker that shares no environment with the flow needs: where the run keeps its files.
+
+A worker that sees the flow's workspace uses it. One that does not has a workspace of its own, gets
+its inputs from the artifact store by their digest, and leaves its results there.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from model.errors import PermanentError
+from tasks.support import artifact_store, workspace
+from tasks.support.code_digest import project_digest
+
+LIBRARIES = ("tensorflow", "keras", "numpy", "prefect")
+# What `flows` sets before TensorFlow is imported; it has to be the same everywhere.
+ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps its files, and what its workers must be like."""
+
+    root: Path  # of the flow's workspace
+    marker: Path  # a file in it: who sees it shares the folder
+    store: str | None
+    environment: dict[str, str]
+    software: dict[str, str]
+
+    def unfit(self) -> str | None:
+        """Why this process cannot work for the run; None where it can."""
+        if not self.marker.exists() and not self.store:
+            return f"does not see the workspace {self.root}, and there is no --artifact-store"
+        for name, ours in software().items():
+            if ours != self.software[name]:
+                return f"has {name} {ours[:12]}, the flow {self.software[name][:12]}"
+        return None
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """In a worker: keep results and files where the run does."""
+        if problem := self.unfit():
+            raise PermanentError(f"A worker {problem}.", "Mend or stop it, and run it again.")
+        os.environ.update(self.environment)
+        with ExitStack() as stack:
+            if self.marker.exists():
+                stack.enter_context(workspace.opened(self.root))
+            stack.enter_context(artifact_store.used(self.store))
+            yield
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    """In the flow: that of the run under way."""
+    opened, store = workspace.current(), artifact_store.current()
+    with tempfile.NamedTemporaryFile(dir=opened.locks, prefix="seen-by-workers-") as marker:
+        yield Place(
+            root=opened.root,
+            marker=Path(marker.name),
+            store=store.uri if store else None,
+            environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            software=software(),
+        )
+
+
+def software() -> dict[str, str]:
+    """Versions of what makes a member's bytes."""
+    versions = {name: version(name) for name in LIBRARIES}
+    return {"code": project_digest(), "python": platform.python_version(), **versions}
