@@ -1,4 +1,4 @@
-"""Prefect's Dask runner, whose tasks find the run's workspace and artifact store; the ``dask`` extra."""
+"""prefect-dask's runner, whose tasks find the run's workspace and artifact store on any machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import hydrated_context, serialize_context
 from prefect.futures import PrefectFuture
 from prefect.task_engine import run_task_sync
-from prefect_dask import DaskTaskRunner
-from prefect_dask.task_runners import PrefectDaskFuture
+from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
 from model.errors import PermanentError, TransientError
 from tasks.support import workers
@@ -24,12 +23,12 @@ from tasks.support.workers import Place
 JOIN_SECONDS = 60  # that the first worker has
 
 
-class Runner(DaskTaskRunner):  # type: ignore[misc]
+class Runner(DaskTaskRunner):
     """Prefect's, but for what each task carries along: the place of the run."""
 
     place: Place
 
-    def submit(
+    def submit(  # type: ignore[override]  # as prefect-dask's own
         self,
         task: Task[..., Any],
         parameters: dict[str, Any],

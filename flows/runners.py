@@ -65,7 +65,7 @@ class EachMember:
             return
         began = time.monotonic()
         same = {name: unmapped(value) for name, value in inputs.items()}
-        futures = self.runner.map(task, {**same, "member": list(range(self.members))})
+        futures = self.runner.map(task, {**same, "member": list(range(self.members))})  # type: ignore[arg-type]
         member_of = {future.task_run_id: member for member, future in enumerate(futures)}
         for future in as_completed(list(futures)):
             yield member_of[future.task_run_id], future.result
