@@ -1,7 +1,8 @@
 """What a worker that shares no environment with the flow needs: where the run keeps its files.
 
-A worker that sees the flow's workspace uses it. One that does not has a workspace of its own, gets
-its inputs from the artifact store by their digest, and leaves its results there.
+A worker that sees the flow's workspace works in it. One that does not, or whose environment names
+another, has a workspace of its own: it gets its inputs from the artifact store by their digest, and
+leaves its results there.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from model.errors import PermanentError
+from model.errors import PermanentError, PipelineError
 from tasks.support import artifact_store, workspace
 from tasks.support.code_digest import project_digest
 
@@ -34,13 +35,25 @@ class Place:
     environment: dict[str, str]
     software: dict[str, str]
 
+    @property
+    def shared(self) -> bool:
+        """Whether this process works in the flow's folder."""
+        own = os.environ.get(workspace.ENVIRONMENT_VARIABLE, str(self.root))
+        return self.marker.exists() and Path(own) == self.root
+
     def unfit(self) -> str | None:
         """Why this process cannot work for the run; None where it can."""
-        if not self.marker.exists() and not self.store:
-            return f"does not see the workspace {self.root}, and there is no --artifact-store"
         for name, ours in software().items():
             if ours != self.software[name]:
                 return f"has {name} {ours[:12]}, the flow {self.software[name][:12]}"
+        if self.shared:
+            return None
+        if not self.store:
+            return f"does not work in the flow's {self.root}, and there is no --artifact-store"
+        try:
+            artifact_store.at(self.store).reach()
+        except PipelineError as error:
+            return f"shares no folder with the flow and has no store: {error.cause}"
         return None
 
     @contextmanager
@@ -49,10 +62,8 @@ class Place:
         if problem := self.unfit():
             raise PermanentError(f"A worker {problem}.", "Mend or stop it, and run it again.")
         os.environ.update(self.environment)
-        with ExitStack() as stack:
-            if self.marker.exists():
-                stack.enter_context(workspace.opened(self.root))
-            stack.enter_context(artifact_store.used(self.store))
+        root = self.root if self.shared else workspace.current().root
+        with workspace.opened(root), artifact_store.used(self.store):
             yield
 
 

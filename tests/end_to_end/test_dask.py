@@ -1,0 +1,185 @@
+"""Members on a real Dask cluster: processes of its own, killed, late, without a shared disk."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.temporary_server import TemporaryServer
+from tests.dask_cluster import Cluster
+from tests.end_to_end.command import error_line, run, start
+from tests.s3_server import BUCKET, S3Server, running_s3, s3  # noqa: F401
+
+pytestmark = pytest.mark.dask
+
+MEMBERS, EPOCHS = 3, 6
+OPTIONS = ["--source", "sample", "--epochs", str(EPOCHS), "--members", str(MEMBERS)]
+SAME_BYTES = ("submission.csv", "history.csv", "evaluation.json")
+TRAINED = re.compile(r"Member (\d+), epoch (\d+)/")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """One Prefect server for all runs and workers of this file."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        running = TemporaryServer()
+    running.wait()
+    yield {"HOME": str(home), "PREFECT_HOME": str(home), "PREFECT_API_URL": running.api_url}
+    running.process.terminate()
+    running.process.wait()
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, server: dict[str, str]) -> Path:
+    """The workspace of a run in one process: what all others must come to."""
+    workspace = tmp_path_factory.mktemp("calm")
+    done = run(*OPTIONS, "--runner", "local", "--workspace", workspace, **server)
+    assert done.returncode == 0, done.stderr
+    return workspace
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, server: dict[str, str]) -> Iterator[Cluster]:
+    with Cluster(tmp_path / "cluster", **server) as running:
+        yield running
+
+
+def on(cluster: Cluster, workspace: Path) -> list[str | Path]:
+    address = ["--runner", "dask", "--dask-address", cluster.address]
+    return [*OPTIONS, *address, "--workspace", workspace]
+
+
+def trained(cluster: Cluster, *names: str) -> Counter[tuple[int, int]]:
+    """Which epochs of which members these workers trained, and how often."""
+    found = TRAINED.findall("".join(map(cluster.log, names)))
+    return Counter((int(member), int(epoch)) for member, epoch in found)
+
+
+def assert_same(workspace: Path, calm: Path) -> None:
+    for name in SAME_BYTES:
+        ours = (workspace / "runs/latest" / name).read_bytes()
+        assert ours == (calm / "runs/latest" / name).read_bytes(), name
+
+
+def test_workers_that_the_run_starts_itself(
+    tmp_path: Path, server: dict[str, str], calm: Path
+) -> None:
+    done = run(*OPTIONS, "--runner=dask", "--workers=2", "--workspace", tmp_path / "w", **server)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "w", calm)
+
+
+def test_a_worker_is_killed_and_another_joins_late(
+    tmp_path: Path, cluster: Cluster, server: dict[str, str], calm: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    cluster.worker("first")
+    with start(*on(cluster, workspace), **server) as process:
+        cluster.wait_for(f"epoch 2/{EPOCHS}", "first")
+        cluster.worker("late")
+        cluster.kill("first")
+        _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert_same(workspace, calm)
+    assert trained(cluster, "late")
+    every = {(member, epoch) for member in range(MEMBERS) for epoch in range(1, EPOCHS + 1)}
+    twice = {what for what, times in trained(cluster, "first", "late").items() if times > 1}
+    assert not twice  # an epoch that was saved is not trained again, nor is a finished member
+    # The worker may have been killed after it had saved an epoch, and before it could say so.
+    assert len(every - trained(cluster, "first", "late").keys()) <= 1
+
+
+def test_the_scheduler_is_killed(
+    tmp_path: Path, cluster: Cluster, server: dict[str, str], calm: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    cluster.worker("first")
+    with start(*on(cluster, workspace), **server) as process:
+        cluster.wait_for("Finished in state Completed", "first")
+        cluster.kill("scheduler")
+        _, err = process.communicate()
+    assert process.returncode == 1, err
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert "scheduler is gone" in lines[0]
+    before = {member for member, epoch in trained(cluster, "first") if epoch == EPOCHS}
+    assert before
+
+    with Cluster(tmp_path / "again", **server) as again:
+        again.worker("second")
+        done = run(*on(again, workspace), **server)
+        assert done.returncode == 0, done.stderr
+        assert_same(workspace, calm)
+        assert not before & {member for member, _ in trained(again, "second")}
+
+
+def test_a_member_that_kills_its_workers_is_named(
+    tmp_path: Path, cluster: Cluster, server: dict[str, str]
+) -> None:
+    names = [f"worker-{number}" for number in range(4)]  # Dask allows three deaths
+    for name in names:
+        cluster.worker(name)
+        cluster.wait_for("Registered to", name)
+    one = ["--members", "1"]
+    with start(*on(cluster, tmp_path / "workspace"), *one, **server) as process:
+        for _ in names:
+            cluster.kill(cluster.wait_for("epoch 1/", *cluster.processes.keys() & set(names)))
+        _, err = process.communicate()
+    assert process.returncode == 1, err
+    (line,) = [line for line in err.splitlines() if line.startswith("error:")]
+    assert "Member 0 failed" in line
+    assert "died" in line
+
+
+def test_workers_with_empty_disks_go_through_the_store(
+    tmp_path: Path,
+    cluster: Cluster,
+    server: dict[str, str],
+    calm: Path,
+    s3: S3Server,  # noqa: F811
+) -> None:
+    workspace = tmp_path / "workspace"
+    disk = str(tmp_path / "disk")
+    cluster.worker("worker", DIGIT_RECOGNIZER_WORKSPACE=disk, **s3.environment)
+    cluster.wait_for("Registered to", "worker")
+
+    done = run(*on(cluster, workspace), **server)
+    assert done.returncode == 1
+    assert "no --artifact-store" in error_line(done)
+    assert not (workspace / "data/train.csv").exists()  # before any work
+
+    store = ["--artifact-store", f"s3://{BUCKET}/{tmp_path.name}"]
+    done = run(*on(cluster, workspace), *store, **server, **s3.environment)
+    assert done.returncode == 0, done.stderr
+    assert_same(workspace, calm)
+    assert trained(cluster, "worker").keys() >= {(member, EPOCHS) for member in range(MEMBERS)}
+    assert not (workspace / "cache/checkpoints").exists()
+
+    shutil.rmtree(workspace)  # both disks empty: finished members come from the store
+    shutil.rmtree(disk)
+    done = run(*on(cluster, workspace), *store, **server, **s3.environment)
+    assert done.returncode == 0, done.stderr
+    assert_same(workspace, calm)
+    assert max(trained(cluster, "worker").values()) == 1
+
+
+def test_a_cluster_that_cannot_work_is_one_error(
+    tmp_path: Path, cluster: Cluster, server: dict[str, str]
+) -> None:
+    nobody = [*OPTIONS, "--runner=dask", "--dask-address=tcp://127.0.0.1:9"]
+    done = run(*nobody, "--workspace", tmp_path / "w", **server)
+    assert done.returncode == 1
+    assert "No Dask scheduler answers" in error_line(done)
+
+    cluster.worker("wide", "--nthreads=2")
+    cluster.wait_for("Registered to", "wide")
+    done = run(*on(cluster, tmp_path / "w"), **server)
+    assert done.returncode == 1
+    assert "--nthreads 1" in error_line(done)
