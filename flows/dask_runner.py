@@ -108,9 +108,11 @@ def look_over(runner: Runner) -> None:
     get_run_logger().info("Members are trained by %d Dask workers so far", len(found))
 
 
-def unfit(place: Place, context: dict[str, Any]) -> str | None:
-    """In a worker: why it cannot work for the run; None where it can."""
-    threads = distributed.get_worker().state.nthreads
+def unfit(
+    place: Place, context: dict[str, Any], dask_worker: distributed.Worker | None = None
+) -> str | None:
+    """In a worker, which Dask passes on: why it cannot work for the run; None where it can."""
+    threads = dask_worker.state.nthreads if dask_worker else 1
     if threads != 1:
         return f"has {threads} threads; start it with --nthreads 1"
     with hydrated_context(context), get_client(sync_client=True) as client:

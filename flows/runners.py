@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -108,12 +109,16 @@ def process_pool(workers: int) -> Iterator[Runner]:
             yield runner
         except BaseException:
             for process in multiprocessing.active_children():
-                process.terminate()  # else it would first train its member to the end
+                process.kill()  # else it would first train its member to the end
             raise
 
 
 def end_with_parent() -> None:
-    """In a worker process: end when the run is killed, since nobody waits for the result."""
+    """In a worker process: end when the run is killed, since nobody waits for the result.
+
+    Ctrl-C reaches all processes of a terminal; it is for the run, which ends its workers itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:
         parent = multiprocessing.parent_process()

@@ -12,6 +12,7 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -63,8 +64,22 @@ class Place:
             raise PermanentError(f"A worker {problem}.", "Mend or stop it, and run it again.")
         os.environ.update(self.environment)
         root = self.root if self.shared else workspace.current().root
-        with workspace.opened(root), artifact_store.used(self.store):
-            yield
+        token = _own_disk.set(not self.shared)
+        try:
+            with workspace.opened(root) as opened, artifact_store.used(self.store):
+                yield
+                if has_own_disk():
+                    opened.remove_finished_checkpoints()
+        finally:
+            _own_disk.reset(token)
+
+
+_own_disk: ContextVar[bool] = ContextVar("own_disk", default=False)
+
+
+def has_own_disk() -> bool:
+    """Whether this process is a worker that shares no folder with the flow."""
+    return _own_disk.get()
 
 
 @contextmanager

@@ -51,9 +51,9 @@ def cluster(tmp_path: Path, server: dict[str, str]) -> Iterator[Cluster]:
         yield running
 
 
-def on(cluster: Cluster, workspace: Path) -> list[str | Path]:
+def on(cluster: Cluster, workspace: Path, options: list[str] = OPTIONS) -> list[str | Path]:
     address = ["--runner", "dask", "--dask-address", cluster.address]
-    return [*OPTIONS, *address, "--workspace", workspace]
+    return [*options, *address, "--workspace", workspace]
 
 
 def trained(cluster: Cluster, *names: str) -> Counter[tuple[int, int]]:
@@ -127,10 +127,11 @@ def test_a_member_that_kills_its_workers_is_named(
     for name in names:
         cluster.worker(name)
         cluster.wait_for("Registered to", name)
-    one = ["--members", "1"]
-    with start(*on(cluster, tmp_path / "workspace"), *one, **server) as process:
+    one = ["--source", "sample", "--epochs", "100"]
+    with start(*on(cluster, tmp_path / "workspace", one), **server) as process:
         for _ in names:
-            cluster.kill(cluster.wait_for("epoch 1/", *cluster.processes.keys() & set(names)))
+            alive = [name for name in names if name in cluster.processes]
+            cluster.kill(cluster.wait_for("Member 0, epoch", *alive))
         _, err = process.communicate()
     assert process.returncode == 1, err
     (line,) = [line for line in err.splitlines() if line.startswith("error:")]
