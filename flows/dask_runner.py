@@ -24,7 +24,11 @@ JOIN_SECONDS = 60  # that the first worker has
 
 
 class Runner(DaskTaskRunner):
-    """Prefect's, but for what each task carries along: the place of the run."""
+    """Prefect's, but for what each task carries along: the place of the run.
+
+    The keys of a run's tasks make one group, most of which Dask then keeps back until a worker is
+    free: else it would hand out all at once, and a worker's death would count against them all.
+    """
 
     place: Place
 
@@ -41,7 +45,7 @@ class Runner(DaskTaskRunner):
             self.client,
             in_worker,
             self.place,
-            key=f"{task.name}-{run_id}",
+            key=(f"{task.name}-{id(self)}", str(run_id)),
             task=task,
             task_run_id=run_id,
             parameters=parameters,
@@ -49,7 +53,21 @@ class Runner(DaskTaskRunner):
             dependencies=dependencies,
             context=serialize_context(),
         )
-        return PrefectDaskFuture(wrapped_future=future, task_run_id=run_id)
+        return Future(wrapped_future=future, task_run_id=run_id)
+
+
+class Future(PrefectDaskFuture[Any]):
+    """Prefect's, with an error that says what a member's dead workers mean."""
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
+        """The result; raises the member's error."""
+        try:
+            return super().result(timeout, raise_on_failure)
+        except distributed.KilledWorker as error:
+            raise TransientError(
+                f"Its workers died, {error.allowed_failures + 1} in all.",
+                "See their logs, and whether they have enough memory; then run it again.",
+            ) from error
 
 
 def in_worker(place: Place, **run: Any) -> State[Any]:

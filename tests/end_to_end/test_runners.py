@@ -38,8 +38,9 @@ class Made(Record):
 
 
 @stage(excludes=("killed",))
-def make(member: int, failing: tuple[int, ...], killed: tuple[int, ...]) -> Made:
+def make(member: int, failing: tuple[int, ...], killed: tuple[int, ...], seconds: float) -> Made:
     """A member that trains nothing; some fail, some take their process with them."""
+    time.sleep(seconds)
     if member in failing:
         raise PermanentError(f"There is no {member}.", "Count again.")
     if member in killed:
@@ -51,13 +52,17 @@ def make(member: int, failing: tuple[int, ...], killed: tuple[int, ...]) -> Made
 
 @flow
 def made(
-    settings: Settings, members: int, failing: tuple[int, ...] = (), killed: tuple[int, ...] = ()
+    settings: Settings,
+    members: int,
+    failing: tuple[int, ...] = (),
+    killed: tuple[int, ...] = (),
+    seconds: float = 0.0,
 ) -> tuple[list[Made], dict[int, str]]:
     with (
         kept_under(settings.workspace, refresh=settings.refresh, started=time.monotonic()),
         each_member(settings, members) as call_for_each,
     ):
-        return call_for_each(make, failing=failing, killed=killed)
+        return call_for_each(make, failing=failing, killed=killed, seconds=seconds)
 
 
 @pytest.mark.usefixtures("prefect_server")
