@@ -21,6 +21,7 @@ from tasks.support import workers
 from tasks.support.workers import Place
 
 JOIN_SECONDS = 60  # that the first worker has
+MEND = "Mend or stop that worker; docs/scaling.md says what workers need."
 
 
 class Runner(DaskTaskRunner):
@@ -72,9 +73,19 @@ class Future(PrefectDaskFuture[Any]):
 
 def in_worker(place: Place, **run: Any) -> State[Any]:
     """In a worker: run the task as Prefect would, with the results where the run keeps them."""
+    worker = distributed.get_worker()
+    if problem := unfit(place, worker):  # it may have joined after the others were looked over
+        raise PermanentError(f"The Dask worker {worker.address} {problem}.", MEND)
     with place.entered():
         state: State[Any] = run_task_sync(**run, return_type="state")  # type: ignore[assignment]
         return state
+
+
+def unfit(place: Place, worker: distributed.Worker) -> str | None:
+    """In a worker: why it cannot work for the run; None where it can."""
+    if worker.state.nthreads != 1:
+        return f"has {worker.state.nthreads} threads; start it with --nthreads 1"
+    return place.unfit()
 
 
 @contextmanager
@@ -114,26 +125,18 @@ def look_over(runner: Runner) -> None:
             f"The Dask scheduler at {runner.address} has no workers.",
             f"Start some: dask worker {runner.address} --nthreads 1",
         ) from error
-    found = client.run(unfit, runner.place, serialize_context(), on_error="return")
+    found = client.run(answer, runner.place, serialize_context(), on_error="return")
     for worker, problem in found.items():
         if isinstance(problem, Exception):
             problem = f"cannot run the pipeline: {type(problem).__name__}: {problem}"
         if problem:
-            raise PermanentError(
-                f"The Dask worker {worker} {problem}.",
-                "Mend or stop that worker; docs/scaling.md says what workers need.",
-            )
+            raise PermanentError(f"The Dask worker {worker} {problem}.", MEND)
     get_run_logger().info("Members are trained by %d Dask workers so far", len(found))
 
 
-def unfit(
-    place: Place, context: dict[str, Any], dask_worker: distributed.Worker | None = None
-) -> str | None:
+def answer(place: Place, context: dict[str, Any], dask_worker: distributed.Worker) -> str | None:
     """In a worker, which Dask passes on: why it cannot work for the run; None where it can."""
-    threads = dask_worker.state.nthreads if dask_worker else 1
-    if threads != 1:
-        return f"has {threads} threads; start it with --nthreads 1"
     with hydrated_context(context), get_client(sync_client=True) as client:
         if error := client.api_healthcheck():
             return f"does not reach Prefect's API at {client.api_url}: {error}"
-    return place.unfit()
+    return unfit(place, dask_worker)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from model.errors import PermanentError, PipelineError
+from model.errors import PipelineError
 from tasks.support import artifact_store, workspace
 from tasks.support.code_digest import project_digest
 
@@ -60,8 +60,6 @@ class Place:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """In a worker: keep results and files where the run does."""
-        if problem := self.unfit():
-            raise PermanentError(f"A worker {problem}.", "Mend or stop it, and run it again.")
         os.environ.update(self.environment)
         root = self.root if self.shared else workspace.current().root
         token = _own_disk.set(not self.shared)
