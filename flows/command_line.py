@@ -8,8 +8,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -61,8 +59,8 @@ def run(
         for handler in logging.getLogger().handlers:  # the console's; the server gets all
             handler.addFilter(_has_no_traceback)
     try:
-        with ready(server, settings):
-            outcome = flow(settings)
+        wait_for(server, settings)
+        outcome = flow(settings)
     except KeyboardInterrupt:
         return _say("stopped by Ctrl-C; the same command goes on from here", INTERRUPTED)
     except Exception as error:
@@ -76,24 +74,22 @@ def run(
     return 0
 
 
-@contextmanager
-def ready(server: TemporaryServer | None, settings: Settings) -> Iterator[None]:
-    """With a server that answers; a first run imports TensorFlow while it starts."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+def wait_for(server: TemporaryServer | None, settings: Settings) -> None:
+    """Return once the server answers; a first run imports TensorFlow while it starts."""
+    from prefect.context import refresh_global_settings_context
 
     from tasks.support import tensorflow_import
     from tasks.support.workspace import Workspace
 
     if server is None:
-        yield
         return
     if not any(Workspace(settings.workspace).results.glob("*")):
         tensorflow_import.load()
     # The link that Prefect logs leads nowhere: this server has no UI, and ends with the run.
     logging.getLogger("prefect.flow_runs").addFilter(lambda r: "View at" not in r.getMessage())
     server.wait()
-    with temporary_settings({PREFECT_API_URL: server.api_url}):
-        yield
+    os.environ["PREFECT_API_URL"] = server.api_url  # for every thread and process of the run
+    refresh_global_settings_context()
 
 
 def summary(run: Run, settings: Settings) -> str:
@@ -101,6 +97,7 @@ def summary(run: Run, settings: Settings) -> str:
     folder = settings.workspace / run.folder
     lines = [
         ("", run.notice),
+        ("missing members", ", ".join(map(str, run.metrics.get("missing_members", ())))),
         ("test accuracy", _score(run.metrics, "test")),
         ("validation accuracy", _score(run.metrics, "validation")),
         ("training accuracy", _score(run.metrics, "train")),

@@ -13,6 +13,7 @@ if __name__ == "__main__":
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
+from flows.runners import each_member
 from model.recipes import recipe_for
 from tasks.download import download, resolve
 from tasks.evaluate import evaluate
@@ -39,11 +40,14 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
     which = f"{recipe.name}-{source}-seed{settings.seed}-{flow_run.id[:6]}"
     run_name = f"{created:%Y%m%d-%H%M%S}-{which}"
 
-    with kept_under(
-        settings.workspace,
-        refresh=settings.refresh,
-        started=STARTED,
-        store=settings.artifact_store,
+    with (
+        kept_under(
+            settings.workspace,
+            refresh=settings.refresh,
+            started=STARTED,
+            store=settings.artifact_store,
+        ),
+        each_member(settings, recipe.members) as call_for_each,
     ):
         if settings.submit != "never":
             found = preflight(settings.competition, secret_block=settings.kaggle_secret_block)
@@ -54,10 +58,13 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
         )
         digits = preprocess(dataset, settings.seed)
         exploration = explore(digits.train, digits.test, dataset.notice)
-        members = [
-            train(digits.train, digits.positions, recipe.of_a_member(), settings.seed, member)
-            for member in range(recipe.members)
-        ]
+        members, missing = call_for_each(
+            train,
+            rows=digits.train,
+            positions=digits.positions,
+            recipe=recipe.of_a_member(),
+            seed=settings.seed,
+        )
         evaluation = evaluate(digits.train, digits.positions, recipe, members, dataset.notice)
         predictions = predict(digits.test, members, dataset.sample_submission, dataset.test_labels)
         submission = submit(
@@ -81,6 +88,7 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
             digits,
             exploration,
             members,
+            missing,
             evaluation,
             predictions,
             submission,

@@ -115,6 +115,29 @@ class Settings(BaseSettings):
         description="Keep files, results and runs in s3://bucket/prefix too, or in that of the "
         "Prefect block artifact-store/NAME.",
     )
+    runner: Literal["auto", "local", "processes", "dask"] = Field(
+        default="auto",
+        description="Where the members of an ensemble are trained. auto: in one process a core "
+        "where there are several of both, else in this one.",
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Processes, or Dask workers of this machine, 1 to 1000 (default: one a core).",
+    )
+    dask_address: str | None = Field(
+        default=None,
+        pattern=r"^(tcp|tls)://\S+:\d+$",
+        description="For --runner dask: the scheduler, tcp://host:port (default: Dask is started "
+        "on this machine).",
+    )
+    allow_missing_members: int = Field(
+        default=0,
+        ge=0,
+        le=999,
+        description="Go on without up to so many members that fail, 0 to 999.",
+    )
     refresh: bool = Field(default=False, description="Make every stage's result again.")
     debug: bool = Field(default=False, description="Log at DEBUG level; show tracebacks.")
 
@@ -131,11 +154,15 @@ class Settings(BaseSettings):
         return shlex.join(words)
 
     @model_validator(mode="after")
-    def _source_and_folder_agree(self) -> Self:
+    def _options_agree(self) -> Self:
         if self.source == "directory" and self.data_dir is None:
             raise ValueError("--source directory needs --data-dir: the folder with the files")
         if self.source != "directory" and self.data_dir is not None:
             raise ValueError(f"--data-dir is read with --source directory, not {self.source}")
+        if self.dask_address and self.runner != "dask":
+            raise ValueError(f"--dask-address is read with --runner dask, not {self.runner}")
+        if self.workers and (self.dask_address or self.runner == "local"):
+            raise ValueError("--workers is read where the run starts its workers itself")
         if self.submit != "never" and self.source in ("mnist", "sample"):
             raise ValueError(
                 f"{UNSUBMITTABLE[self.source]}; use --source kaggle or directory, or --submit never"

@@ -62,6 +62,7 @@ class Metrics(BaseModel):
     epochs_run: int
     stopped_early: bool
     parameters: int  # weights
+    missing_members: dict[int, str] = {}  # those that the run went on without, and why
     test_accuracy: float | None = None  # where the source knows the test labels
     test_count: int | None = None
     test_accuracy_ci95: tuple[float, float] | None = None

@@ -49,6 +49,7 @@ def publish(
     digits: Digits,
     exploration: Exploration,
     members: list[Member],
+    missing: dict[int, str],
     evaluation: Evaluation,
     predictions: Predictions,
     submission: Submission,
@@ -57,7 +58,7 @@ def publish(
     from model import report
 
     metrics = collect_metrics(
-        name, settings, recipe, dataset, members, evaluation, predictions, submission
+        name, settings, recipe, dataset, members, missing, evaluation, predictions, submission
     )
     figures = {**exploration.figures, **evaluation.figures}
     context = report.ReportContext.model_validate(
@@ -144,6 +145,7 @@ def collect_metrics(
     recipe: Recipe,
     dataset: Dataset,
     members: list[Member],
+    missing: dict[int, str],
     evaluation: Evaluation,
     predictions: Predictions,
     submission: Submission,
@@ -155,6 +157,7 @@ def collect_metrics(
         "recipe": recipe.name,
         "seed": settings["seed"],
         "members": len(members),
+        "missing_members": missing or None,
         **{key: value for key, value in evaluation.model_dump().items() if key in MEASURED},
         "test_accuracy": predictions.test_accuracy,
         "test_accuracy_ci95": predictions.test_accuracy_ci95,

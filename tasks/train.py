@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 from pathlib import Path
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model import digits, training
 from model.recipes import Recipe
-from tasks.support import workspace
+from tasks.support import stored_checkpoints, workspace
 from tasks.support.caching import stage
 from tasks.support.records import File, Member, TrainRows
 
@@ -27,6 +28,12 @@ def train(rows: TrainRows, positions: File, recipe: Recipe, seed: int, member: i
     """
     validation = digits.validation_mask(positions.array(), recipe.validation_fraction, member)
     checkpoints = checkpoint_folder()
+    stored_checkpoints.bring(checkpoints)
+
+    def on_epoch(epoch: training.Epoch) -> None:
+        progress.epoch(epoch)
+        stored_checkpoints.send(checkpoints)
+
     with ShownProgress(recipe.epochs, member) as progress:
         trained = training.train(
             recipe,
@@ -36,7 +43,7 @@ def train(rows: TrainRows, positions: File, recipe: Recipe, seed: int, member: i
             seed,
             member=member,
             on_batch=progress.batch,
-            on_epoch=progress.epoch,
+            on_epoch=on_epoch,
             checkpoints=checkpoints,
         )
     with workspace.current().temporary_folder() as folder:
@@ -89,7 +96,7 @@ class ShownProgress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or bool(multiprocessing.parent_process()),
         )
         self.line = self.bar.add_task(self._title(), total=None)
 

@@ -267,10 +267,17 @@ def opened(uri: str | None) -> Iterator[Store | None]:
     """Check the store and make it that of this process, and of those that it starts."""
     if uri:
         at(uri).preflight()
+    with used(uri):
+        yield current()
+
+
+@contextmanager
+def used(uri: str | None) -> Iterator[None]:
+    """Make the store, checked before, that of this process, and of those that it starts."""
     before = os.environ.get(ENVIRONMENT_VARIABLE)
     _set_environment(uri)
     try:
-        yield current()
+        yield
     finally:
         _set_environment(before)
 

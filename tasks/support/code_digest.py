@@ -25,6 +25,17 @@ def code_digest(stage_file: Path) -> str:
 
 
 @functools.cache
+def project_digest() -> str:
+    """Hex sha256 of all the code that runs in workers."""
+    files = (path for folder in ("model", "tasks") for path in (ROOT / folder).rglob("*.py"))
+    digests = (
+        f"{path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in sorted(files)
+    )
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+@functools.cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_bytes())
 

@@ -226,3 +226,12 @@ def test_every_figure_has_its_caption() -> None:
     assert drawn - {"save"} == set(CAPTIONS)
     with pytest.raises(ValidationError, match="no caption for selfie"):
         context(figures={"selfie": PNG})
+
+
+@RENDERERS
+def test_missing_members_are_named(render: Any) -> None:
+    metrics = {**METRICS, "missing_members": {3: "The disk was full."}}
+    text = render(context(members=4, metrics=metrics))
+    assert "Of 5 members 1 could not be trained" in text
+    assert "Member 3: The disk was full." in text
+    assert "could not be trained" not in render(context())

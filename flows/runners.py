@@ -1,0 +1,172 @@
+"""Where the members of an ensemble are trained: in this process, in a pool of them, or on Dask."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+from prefect import Task, get_run_logger, unmapped
+from prefect.futures import as_completed
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+
+from flows.settings import Settings
+from model.errors import PermanentError, PipelineError, TransientError
+from tasks.support import workspace
+
+R = TypeVar("R")
+Runner = TaskRunner[Any]
+
+
+class EachMember:
+    """Calls a task once for each member, on the workers if there are any."""
+
+    def __init__(self, runner: Runner | None, members: int, allow_missing: int) -> None:
+        self.runner = runner
+        self.members = members
+        self.allow_missing = min(allow_missing, members - 1)  # one at least must be there
+
+    def __call__(self, task: Task[..., R], **inputs: Any) -> tuple[list[R], dict[int, str]]:
+        """What the task returned, in the order of members, and why the others are missing.
+
+        Raises:
+            PermanentError: more members than may be missing failed, each after its retries.
+            TransientError: the workers are gone.
+        """
+        results: dict[int, R] = {}
+        missing: dict[int, str] = {}
+        for member, result in self._outcomes(task, inputs):
+            try:
+                results[member] = result()
+            except (BrokenProcessPool, CancelledError) as error:
+                raise workers_lost(error) from error
+            except Exception as error:
+                missing[member] = reason(error)
+                if len(missing) > self.allow_missing:
+                    raise failed(member, error) from error
+                get_run_logger().warning(
+                    "The run goes on without member %d: %s", member, missing[member]
+                )
+        return [results[member] for member in sorted(results)], dict(sorted(missing.items()))
+
+    def _outcomes(
+        self, task: Task[..., R], inputs: dict[str, Any]
+    ) -> Iterator[tuple[int, Callable[[], R]]]:
+        """Members as they end, each with the call that gives its result or raises."""
+        if self.runner is None:
+            for member in range(self.members):
+                yield member, lambda member=member: task(**inputs, member=member)  # type: ignore[misc]
+            return
+        began = time.monotonic()
+        same = {name: unmapped(value) for name, value in inputs.items()}
+        futures = self.runner.map(task, {**same, "member": list(range(self.members))})  # type: ignore[arg-type]
+        member_of = {future.task_run_id: member for member, future in enumerate(futures)}
+        for future in as_completed(list(futures)):
+            yield member_of[future.task_run_id], future.result
+        if any(future.state.name != "Cached" for future in futures):
+            workspace.current().stage_seconds[task.name] = time.monotonic() - began
+
+
+@contextmanager
+def each_member(settings: Settings, members: int) -> Iterator[EachMember]:
+    """Choose where the members run, say so, and start what it takes."""
+    name, workers = choose(settings, members)
+    with ExitStack() as stack:
+        runner: Runner | None = None
+        if name == "processes":
+            get_run_logger().info("The %d members are trained in %d processes", members, workers)
+            runner = stack.enter_context(process_pool(workers))
+        elif name == "dask":
+            runner = stack.enter_context(dask(settings.dask_address, workers))
+        yield EachMember(runner, members, settings.allow_missing_members)
+
+
+def choose(settings: Settings, members: int) -> tuple[str, int]:
+    """The runner and its number of workers; by default a process for each core."""
+    workers = settings.workers or min(members, cores())
+    if settings.runner != "auto":
+        return settings.runner, workers
+    return ("processes" if members > 1 and workers > 1 else "local"), workers
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[Runner]:
+    """Prefect's; its processes end at once where the run is stopped or killed."""
+    with ProcessPoolTaskRunner(workers, initializer=end_with_parent) as runner:
+        try:
+            yield runner
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.kill()  # else it would first train its member to the end
+            raise
+
+
+def end_with_parent() -> None:
+    """In a worker process: end when the run is killed, since nobody waits for the result.
+
+    Ctrl-C reaches all processes of a terminal; it is for the run, which ends its workers itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def dask(address: str | None, workers: int) -> Iterator[Runner]:
+    """Dask's workers at the address, else some of this machine."""
+    try:
+        from flows import dask_runner
+    except ImportError as error:
+        raise PermanentError(
+            "--runner dask needs prefect-dask, which is not installed.",
+            'Install it: pip install -c constraints.txt -e ".[dask]"',
+        ) from error
+    with dask_runner.opened(address, workers) as runner:
+        yield runner
+
+
+def workers_lost(error: BaseException) -> PipelineError:
+    """All workers are gone, not one member's."""
+    if isinstance(error, BrokenProcessPool):
+        return TransientError(
+            "A worker process was killed, perhaps for want of memory.",
+            "Run it again: finished members are kept, the others go on after their last epoch. "
+            "With fewer --workers less memory is needed.",
+        )
+    return TransientError(
+        "The Dask scheduler is gone, or has cancelled the members.",
+        "Start it and its workers, and run it again: finished members are kept.",
+    )
+
+
+def reason(error: Exception) -> str:
+    """Why a member failed, in words."""
+    return str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+
+
+def failed(member: int, error: Exception) -> PipelineError:
+    """The error of the run for that of its member."""
+    if isinstance(error, PipelineError):
+        return type(error)(f"Member {member} failed: {error.cause}", error.remedy)
+    return PermanentError(
+        f"Member {member} failed: {reason(error)}.",
+        "Run it again with --debug for the traceback, or with --allow-missing-members.",
+    )

@@ -1,0 +1,44 @@
+"""The newest checkpoint of a training in the artifact store: ``checkpoints/<cache key>``.
+
+For workers with a disk of their own: whoever goes on with a dead worker's member finds it there.
+One object a training, replaced at every epoch; it holds the path, a line feed and the contents.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from model.errors import PipelineError
+from tasks.support import artifact_store, workers, workspace
+
+log = logging.getLogger(__name__)
+
+
+def bring(folder: Path) -> None:
+    """Put the stored checkpoint, if there is one, where the training looks for it."""
+    store = artifact_store.current()
+    if not store or not workers.has_own_disk():
+        return
+    try:
+        content = store.get(f"checkpoints/{folder.name}")
+        if content:
+            path, _, state = content.partition(b"\n")
+            place = artifact_store.inside(folder, path.decode())
+            with workspace.current().temporary_folder() as making:
+                (making / "state").write_bytes(state)
+                workspace.move_into_place(making / "state", place)
+    except PipelineError as error:
+        log.warning("The training begins without the stored checkpoint: %s", error)
+
+
+def send(folder: Path) -> None:
+    """Store the newest checkpoint; where that fails, training is worth more and goes on."""
+    store, states = artifact_store.current(), sorted(folder.glob("*/epoch-*.npz"))
+    if not store or not states or not workers.has_own_disk():
+        return
+    path = states[-1].relative_to(folder).as_posix()
+    try:
+        store.put(f"checkpoints/{folder.name}", path.encode() + b"\n" + states[-1].read_bytes())
+    except PipelineError as error:
+        log.warning("The checkpoint is on this worker's disk only: %s", error)

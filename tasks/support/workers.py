@@ -1,0 +1,100 @@
+"""What a worker that shares no environment with the flow needs: where the run keeps its files.
+
+A worker that sees the flow's workspace works in it. One that does not, or whose environment names
+another, has a workspace of its own: it gets its inputs from the artifact store by their digest, and
+leaves its results there.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from model.errors import PipelineError
+from tasks.support import artifact_store, workspace
+from tasks.support.code_digest import project_digest
+
+LIBRARIES = ("tensorflow", "keras", "numpy", "prefect")
+# What `flows` sets before TensorFlow is imported; it has to be the same everywhere.
+ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps its files, and what its workers must be like."""
+
+    root: Path  # of the flow's workspace
+    marker: Path  # a file in it: who sees it shares the folder
+    store: str | None
+    environment: dict[str, str]
+    software: dict[str, str]
+
+    @property
+    def shared(self) -> bool:
+        """Whether this process works in the flow's folder."""
+        own = os.environ.get(workspace.ENVIRONMENT_VARIABLE, str(self.root))
+        return self.marker.exists() and Path(own) == self.root
+
+    def unfit(self) -> str | None:
+        """Why this process cannot work for the run; None where it can."""
+        for name, ours in software().items():
+            if ours != self.software[name]:
+                return f"has {name} {ours[:12]}, the flow {self.software[name][:12]}"
+        if self.shared:
+            return None
+        if not self.store:
+            return f"does not work in the flow's {self.root}, and there is no --artifact-store"
+        try:
+            artifact_store.at(self.store).reach()
+        except PipelineError as error:
+            return f"shares no folder with the flow and has no store: {error.cause}"
+        return None
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """In a worker: keep results and files where the run does."""
+        os.environ.update(self.environment)
+        root = self.root if self.shared else workspace.current().root
+        token = _own_disk.set(not self.shared)
+        try:
+            with workspace.opened(root) as opened, artifact_store.used(self.store):
+                yield
+                if has_own_disk():
+                    opened.remove_finished_checkpoints()
+        finally:
+            _own_disk.reset(token)
+
+
+_own_disk: ContextVar[bool] = ContextVar("own_disk", default=False)
+
+
+def has_own_disk() -> bool:
+    """Whether this process is a worker that shares no folder with the flow."""
+    return _own_disk.get()
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    """In the flow: that of the run under way."""
+    opened, store = workspace.current(), artifact_store.current()
+    with tempfile.NamedTemporaryFile(dir=opened.locks, prefix="seen-by-workers-") as marker:
+        yield Place(
+            root=opened.root,
+            marker=Path(marker.name),
+            store=store.uri if store else None,
+            environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            software=software(),
+        )
+
+
+def software() -> dict[str, str]:
+    """Versions of what makes a member's bytes."""
+    versions = {name: version(name) for name in LIBRARIES}
+    return {"code": project_digest(), "python": platform.python_version(), **versions}

@@ -1,0 +1,211 @@
+"""The runners of an ensemble's members: one process, a pool of them; faults of members and pool."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from pydantic import ValidationError
+
+from flows.mnist_flow import mnist_flow
+from flows.runners import choose, cores, each_member
+from flows.settings import Settings
+from model.errors import PermanentError, TransientError
+from tasks.support import workspace
+from tasks.support.caching import kept_under, stage
+from tasks.support.records import File, Record
+from tests.end_to_end.command import own_environment
+
+SAME_BYTES = ("submission.csv", "history.csv", "evaluation.json")
+OPTIONS: dict[str, Any] = {"source": "sample", "epochs": 1, "members": 3}
+
+
+class Made(Record):
+    """What the cheap stage below returns."""
+
+    member: int
+    process: int
+    file: File
+
+
+@stage(excludes=("killed",))
+def make(member: int, failing: tuple[int, ...], killed: tuple[int, ...], seconds: float) -> Made:
+    """A member that trains nothing; some fail, some take their process with them."""
+    time.sleep(seconds)
+    if member in failing:
+        raise PermanentError(f"There is no {member}.", "Count again.")
+    if member in killed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with workspace.current().temporary_folder() as folder:
+        (folder / "made").write_text(str(member))
+        return Made(member=member, process=os.getpid(), file=File.keep(folder / "made"))
+
+
+@flow
+def made(
+    settings: Settings,
+    members: int,
+    failing: tuple[int, ...] = (),
+    killed: tuple[int, ...] = (),
+    seconds: float = 0.0,
+) -> tuple[list[Made], dict[int, str]]:
+    with (
+        kept_under(settings.workspace, refresh=settings.refresh, started=time.monotonic()),
+        each_member(settings, members) as call_for_each,
+    ):
+        return call_for_each(make, failing=failing, killed=killed, seconds=seconds)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_bytes_do_not_depend_on_the_runner(tmp_path: Path) -> None:
+    runs = {}
+    for runner, workers in (("local", None), ("processes", 2)):
+        settings = Settings.model_validate(
+            {**OPTIONS, "workspace": tmp_path / runner, "runner": runner, "workers": workers}
+        )
+        runs[runner] = tmp_path / runner / mnist_flow(settings).folder
+    for name in SAME_BYTES:
+        ours, theirs = ((run / name).read_bytes() for run in runs.values())
+        assert ours == theirs, name
+    stages = (runs["processes"] / "report.html").read_text()
+    assert "train" in stages
+    assert json.loads((runs["processes"] / "metrics.json").read_text())["members"] == 3
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_processes_share_the_cache_with_the_flow(tmp_path: Path) -> None:
+    results, missing = made(
+        Settings(workspace=tmp_path, runner="processes", workers=2, allow_missing_members=1),
+        4,
+        failing=(2,),
+    )
+    assert [result.member for result in results] == [0, 1, 3]
+    assert missing == {2: "There is no 2. Count again."}
+    assert os.getpid() not in {result.process for result in results}
+    assert [(tmp_path / result.file.path).read_text() for result in results] == ["0", "1", "3"]
+
+    again, _ = made(Settings(workspace=tmp_path, allow_missing_members=1, runner="local"), 4, (2,))
+    assert again == results
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_member_that_fails_fails_the_run_with_its_number(tmp_path: Path) -> None:
+    with pytest.raises(PermanentError, match=r"^Member 1 failed: There is no 1\. Count again\."):
+        made(Settings(workspace=tmp_path, runner="local"), 3, failing=(1,))
+    with pytest.raises(PermanentError, match="Member 2 failed"):  # the second; one is allowed
+        made(
+            Settings(workspace=tmp_path, runner="local", allow_missing_members=1), 3, failing=(1, 2)
+        )
+    with pytest.raises(PermanentError, match="Member 1 failed"):  # nobody would be left
+        made(
+            Settings(workspace=tmp_path, runner="local", allow_missing_members=9), 2, failing=(0, 1)
+        )
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_killed_process_is_one_error_and_finished_members_are_kept(tmp_path: Path) -> None:
+    settings = Settings(workspace=tmp_path, runner="processes", workers=1)
+    with pytest.raises(TransientError, match="A worker process was killed"):
+        made(settings, 2, killed=(1,))
+    results, _ = made(Settings(workspace=tmp_path, runner="local"), 2)
+    assert [result.process == os.getpid() for result in results] == [False, True]
+
+
+def test_missing_members_are_said_everywhere(
+    tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model import training
+
+    trained = training.train
+
+    def fail_at_1(*arguments: Any, member: int, **options: Any) -> Any:
+        if member == 1:
+            raise PermanentError("The numbers are no numbers.", "Choose others.")
+        return trained(*arguments, member=member, **options)
+
+    monkeypatch.setattr(training, "train", fail_at_1)
+    run = mnist_flow(
+        Settings.model_validate(
+            {**OPTIONS, "workspace": tmp_path, "runner": "local", "allow_missing_members": 1}
+        )
+    )
+    folder = tmp_path / run.folder
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["members"] == 2
+    assert metrics["missing_members"] == {"1": "The numbers are no numbers. Choose others."}
+    for name in ("report.html", "model_card.md"):
+        assert "Of 3 members 1 could not be trained" in (folder / name).read_text()
+    assert sorted(path.name for path in folder.glob("*.keras")) == [
+        "model-00.keras",
+        "model-02.keras",
+    ]
+
+
+def test_the_pool_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    code = """
+import os, time
+from flows.runners import process_pool
+with process_pool(1) as runner:
+    print(runner._executor.submit(os.getpid).result(), flush=True)
+    runner._executor.submit(time.sleep, 600)
+    time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=own_environment(PREFECT_HOME=str(tmp_path)),
+    ) as process:
+        assert process.stdout
+        worker = int(process.stdout.readline())
+        os.kill(worker, 0)
+        process.kill()
+    deadline = time.monotonic() + 60
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(worker, 0)
+            time.sleep(0.05)
+        os.kill(worker, signal.SIGKILL)
+        pytest.fail("the worker outlived the run")
+
+
+def test_the_default_is_a_process_for_each_core() -> None:
+    expected = ("processes", min(3, cores())) if cores() > 1 else ("local", 1)
+    assert choose(Settings(), 3) == expected
+    assert choose(Settings(), 1)[0] == "local"
+    assert choose(Settings(workers=1), 3)[0] == "local"
+    assert choose(Settings(runner="dask", workers=5), 3) == ("dask", 5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dask_address": "tcp://127.0.0.1:8786"},
+        {"runner": "dask", "dask_address": "127.0.0.1"},
+        {"runner": "dask", "dask_address": "tcp://127.0.0.1:8786", "workers": 2},
+        {"runner": "local", "workers": 2},
+        {"runner": "processes", "workers": 0},
+        {"allow_missing_members": -1},
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate(wrong)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_dask_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "flows.dask_runner", raising=False)
+    monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
+    with pytest.raises(PermanentError, match=r"pip install .*\[dask\]"):
+        made(Settings(workspace=tmp_path, runner="dask"), 2)
