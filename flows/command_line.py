@@ -9,9 +9,10 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
@@ -57,8 +58,10 @@ def run(
 ) -> int:
     """Run the flow; print its summary, or one ``error:`` line; return the exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
+        elif number == signal.SIGHUP:  # nohup: the run is to outlive its terminal
+            os.environ["TTY_COMPATIBLE"] = "0"  # rich draws no live bar, which could not
     if not settings.debug:
         for handler in logging.getLogger().handlers:  # the console's; the server gets all
             handler.addFilter(_has_no_traceback)
@@ -77,7 +80,7 @@ def run(
             return _say(f"error: {error}", FAILED)
         hint = "" if settings.debug else " Run it again with --debug for the traceback."
         return _say(f"error: {type(error).__name__}: {error}.{hint}", FAILED)
-    print(summary(outcome, settings))
+    _print(summary(outcome, settings), sys.stdout)
     return 0
 
 
@@ -151,9 +154,16 @@ def _next_step(run: Run, settings: Settings) -> str:
 
 
 def _say(line: str, exit_code: int) -> int:
-    with suppress(OSError):  # the terminal may be gone; the exit code says it too
-        print(line, file=sys.stderr, flush=True)
+    _print(line, sys.stderr)
     return exit_code
+
+
+def _print(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:  # the terminal is gone: this and all that is still to come goes nowhere
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _server_lost(error: BaseException, server: TemporaryServer | None) -> TransientError | None:

@@ -130,7 +130,7 @@ DISK_FAULTS = {
 
 def disk_fault(error: OSError) -> PermanentError:
     """What the disk refused, and where."""
-    place = error.filename or workspace.current().root
+    place = error.filename2 or error.filename or workspace.current().root
     return PermanentError(
         f"{place}: {error.strerror}.",
         "Free or mend the disk, or choose another --workspace; the same command then goes on.",

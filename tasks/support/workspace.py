@@ -51,7 +51,8 @@ class Workspace:
                 """The folders may be there and yet not be writable."""
         except OSError as error:
             raise PermanentError(
-                f"The workspace {self.root} cannot be written: {error.strerror or error}.",
+                f"The workspace {self.root} cannot be written: {error.strerror or error}"
+                f" ({error.filename}).",
                 "Choose another folder with --workspace, or mend its permissions.",
             ) from error
 

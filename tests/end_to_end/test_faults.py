@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -159,16 +158,18 @@ def test_the_clock_is_set_back(
 
 
 def on_a_terminal(
-    workspace: Path, environment: dict[str, str], **options: Any
+    workspace: Path, environment: dict[str, str], before: Callable[[], object] | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a run on a terminal of its own, and close that after the second epoch."""
     ours, theirs = os.openpty()
     process = subprocess.Popen(
         # setsid --ctty: as a terminal window starts a program
         ["setsid", "--ctty", sys.executable, FLOW, *OPTIONS, "--workspace", workspace],
-        **{"stdin": theirs, "stdout": theirs, "stderr": theirs},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
         env=own_environment(TERM="xterm", **environment),
-        **options,
+        preexec_fn=before,
     )
     os.close(theirs)
     said = b""
@@ -190,9 +191,12 @@ def test_the_terminal_goes_away(
 def test_the_terminal_of_a_detached_run_goes_away(
     tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
 ) -> None:
-    """As after ``nohup`` or ``disown``, which keep the signal away but not the end of output."""
-    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
-    assert on_a_terminal(tmp_path, environment, **ignoring).wait() == 0
+    """As under ``nohup``, which keeps the signal away, but not the end of the terminal."""
+
+    def ignore_hang_up() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    assert on_a_terminal(tmp_path, environment, ignore_hang_up).wait() == 0
     assert completed(tmp_path, environment) == undisturbed
 
 
