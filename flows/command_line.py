@@ -8,15 +8,16 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from flows import STARTED
 from flows.settings import Settings
-from model.errors import PipelineError
+from model.errors import PipelineError, TransientError
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from flows.temporary_server import TemporaryServer
     from tasks.support.records import Run
 
-FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -54,7 +55,11 @@ def run(
     flow: Flow[[Settings], Run], settings: Settings, server: TemporaryServer | None = None
 ) -> int:
     """Run the flow; print its summary, or one ``error:`` line; return the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
+        elif number == signal.SIGHUP:  # nohup: the run is to outlive its terminal
+            os.environ["TTY_COMPATIBLE"] = "0"  # rich draws no live bar, which could not
     if not settings.debug:
         for handler in logging.getLogger().handlers:  # the console's; the server gets all
             handler.addFilter(_has_no_traceback)
@@ -66,11 +71,14 @@ def run(
     except Exception as error:
         if settings.debug:
             traceback.print_exc()
+        if lost := _server_lost(error, server):
+            _say(f"error: {lost}", FAILED)
+            os._exit(FAILED)  # Prefect would try for a minute more to deliver its logs
         if isinstance(error, PipelineError):
             return _say(f"error: {error}", FAILED)
         hint = "" if settings.debug else " Run it again with --debug for the traceback."
         return _say(f"error: {type(error).__name__}: {error}.{hint}", FAILED)
-    print(summary(outcome, settings))
+    _print(summary(outcome, settings), sys.stdout)
     return 0
 
 
@@ -78,9 +86,12 @@ def wait_for(server: TemporaryServer | None, settings: Settings) -> None:
     """Return once the server answers; a first run imports TensorFlow while it starts."""
     from prefect.context import refresh_global_settings_context
 
+    from tasks.download import files_in
     from tasks.support import tensorflow_import
     from tasks.support.workspace import Workspace
 
+    if settings.source == "directory":
+        files_in(settings.data_dir)  # told now where they are missing, not after what is slow
     if server is None:
         return
     if not any(Workspace(settings.workspace).results.glob("*")):
@@ -124,9 +135,11 @@ def _score(metrics: dict[str, Any], rows: str) -> str | None:
 def _times(stage_seconds: dict[str, float]) -> str:
     from tasks.publish import STAGES
 
-    ran = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stage_seconds.items())
+    total = time.monotonic() - STARTED
+    parts = {**stage_seconds, "publish and Prefect": total - sum(stage_seconds.values())}
+    ran = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
     cached = ", ".join(name for name in STAGES if name not in stage_seconds)
-    return f"{time.monotonic() - STARTED:.1f} s: {ran}" + (f"; cached: {cached}" if cached else "")
+    return f"{total:.1f} s: {ran}" + (f"; cached: {cached}" if cached else "")
 
 
 def _next_step(run: Run, settings: Settings) -> str:
@@ -138,8 +151,37 @@ def _next_step(run: Run, settings: Settings) -> str:
 
 
 def _say(line: str, exit_code: int) -> int:
-    print(line, file=sys.stderr)
+    _print(line, sys.stderr)
     return exit_code
+
+
+def _print(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:  # the terminal is gone: this and all that is still to come goes nowhere
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _server_lost(error: BaseException, server: TemporaryServer | None) -> TransientError | None:
+    """What to say where Prefect's client, which alone uses httpx, is at the bottom of an error."""
+    import httpx
+    from prefect.settings import PREFECT_API_URL
+
+    bottom: BaseException | None = error
+    while bottom and not isinstance(bottom, httpx.HTTPError):
+        bottom = bottom.__cause__ or bottom.__context__
+    if bottom is None or isinstance(error, PipelineError):
+        return None
+    url = server.api_url if server else PREFECT_API_URL.value() or ""
+    place = httpx.URL(url).netloc.decode()  # without a password
+    return TransientError(
+        f"Prefect's server at {place} does not answer ({type(bottom).__name__}).",
+        "Run the same command again: it goes on from here."
+        if server
+        else "See that it runs and that PREFECT_API_URL is right, or unset that for a server of "
+        "the run's own; the same command goes on from here.",
+    )
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:
@@ -147,5 +189,6 @@ def _has_no_traceback(record: logging.LogRecord) -> bool:
     return not record.exc_info
 
 
-def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    sys.exit(_say("stopped by SIGTERM; the same command goes on from here", TERMINATED))
+def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    name = signal.Signals(signal_number).name
+    sys.exit(_say(f"stopped by {name}; the same command goes on from here", 128 + signal_number))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import gc
 import os
 import socket
 import subprocess
@@ -66,6 +67,7 @@ def start_unless_configured() -> TemporaryServer | None:
 def serve(port: int) -> None:
     """Serve until the process that started this one ends: then its end of the pipe closes."""
     os.environ |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    gc.disable()  # what the imports make stays: looking through it is a seventh of the start
     import uvicorn
     from prefect.settings import Settings
 
@@ -76,6 +78,7 @@ def serve(port: int) -> None:
             with (Settings().home / "temporary-server.lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 await super().startup(sockets)
+            gc.enable()
 
     def end_with_parent() -> None:
         os.read(0, 1)  # without the lock that a buffered read would hold at exit

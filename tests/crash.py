@@ -2,8 +2,10 @@
 
     python -m tests.crash --kills 50
 
-Each round has a workspace of its own: the run is started, killed with SIGKILL after a random time,
-one file of its cache or data is harmed now and then, and so on until a start comes to its end.
+Each round has a workspace of its own: the run is started and killed with SIGKILL, one file of its
+cache or data is harmed now and then, and so on, five times; then a start comes to its end. When to
+kill: five stages are drawn, and taken in their order, so that most are not in the cache yet; once
+the stage begins, the moment is drawn from the time that it took in the calm run.
 """
 
 from __future__ import annotations
@@ -12,33 +14,77 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from flows.temporary_server import TemporaryServer
 from tests.end_to_end.command import FLOW, own_environment
 
-OPTIONS = ["--source", "sample", "--epochs", "3", "--seed", "1"]
+OPTIONS = ["--source", "sample", "--epochs", "20", "--seed", "1"]
 SAME_BYTES = ("submission.csv", "history.csv", "eda.json", "evaluation.json")
 TIMES = ("run", "train_seconds")
 HARMS = ("cut", "flip a bit", "delete", "make a folder of")
+STAGES = (
+    *("start-up", "download", "preprocess", "explore", "train", "evaluate", "predict"),
+    *("submit", "publish", "end"),
+)
+BEGUN = re.compile(r"^([\d:.]+) .* - Beginning flow run", re.MULTILINE)
+EPOCH = re.compile(r"epoch (\d+)/")
+FINISHED = re.compile(r"^([\d:.]+) .* Task run '(\w+)-\w+' - Finished in state", re.MULTILINE)
 
 
 def start(workspace: Path, log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a run in a workspace; what it says goes to the end of the log."""
-    with log.open("ab") as file:
+    """Start a run in a workspace; what it says goes into the log."""
+    with log.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, FLOW, *OPTIONS, "--workspace", workspace],
             stdout=file,
             stderr=file,
             env=own_environment(**environment),
         )
+
+
+def under_way(log: Path) -> str:
+    """The stage that a run is in by its log."""
+    said = log.read_text()
+    if not BEGUN.search(said):
+        return "start-up"
+    finished = FINISHED.findall(said)
+    return STAGES[STAGES.index(finished[-1][1]) + 1] if finished else "download"
+
+
+def stage_seconds(log: Path, began: datetime, ended: datetime) -> dict[str, float]:
+    """How long a run was in each stage by its log, which tells the time but no date."""
+    said = log.read_text()
+    told = BEGUN.findall(said) + [moment for moment, _ in FINISHED.findall(said)]
+    moments = [began, *(datetime.strptime(moment, "%H:%M:%S.%f") for moment in told), ended]
+    between = [(end - begin) % timedelta(days=1) for begin, end in pairwise(moments)]
+    return {stage: span.total_seconds() for stage, span in zip(STAGES, between, strict=True)}
+
+
+def kill_in(process: subprocess.Popen[bytes], log: Path, stage: str, delay: float) -> str | None:
+    """SIGKILL a run so many seconds after the stage began; the stage that this hit, if any."""
+    while STAGES.index(under_way(log)) < STAGES.index(stage):
+        if process.poll() is not None:
+            return None
+        time.sleep(0.005)
+    try:
+        process.wait(timeout=delay)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return under_way(log)
+    return None
 
 
 def outputs(workspace: Path) -> dict[str, Any]:
@@ -67,7 +113,7 @@ def harm_a_file(workspace: Path, generator: random.Random) -> str | None:
         path.unlink()
         if how == "make a folder of":
             path.mkdir()
-    return f"{how} {path.relative_to(workspace).parts[:2]}"
+    return f"{how} {'/'.join(path.relative_to(workspace).parts[:2])}"
 
 
 def main() -> int:
@@ -86,38 +132,47 @@ def main() -> int:
     environment = {"PREFECT_API_URL": server.api_url, "PREFECT_HOME": str(home), "HOME": str(home)}
 
     for name in ("first", "calm"):  # the first is slow: nothing that it reads is in memory
-        began = time.monotonic()
-        if start(folder / name, folder / "calm.log", environment).wait() != 0:
-            print((folder / "calm.log").read_text())
+        log, began = folder / f"{name}.log", datetime.now()
+        if start(folder / name, log, environment).wait() != 0:
+            print(log.read_text())
             return 1
-        seconds = time.monotonic() - began
+        seconds = stage_seconds(log, began, datetime.now())
     expected = outputs(folder / "calm")
-    print(f"A calm run takes {seconds:.1f} s.", flush=True)
+    print(f"A calm run takes {sum(seconds.values()):.1f} s.", flush=True)
 
-    kills = rounds = 0
+    kills: Counter[str] = Counter()
     harms: Counter[str] = Counter()
-    while kills < arguments.kills:
+    rounds = resumed = 0
+    while kills.total() < arguments.kills:
         rounds += 1
         workspace, log = folder / f"round-{rounds}", folder / f"round-{rounds}.log"
-        while True:
+        for stage in [*sorted(generator.choices(STAGES, k=5), key=STAGES.index), None]:
             process = start(workspace, log, environment)
-            try:
-                code = process.wait(timeout=generator.uniform(0, seconds))
-            except subprocess.TimeoutExpired:
-                process.kill()
+            if stage is None:
                 process.wait()
-                kills += 1
+            elif hit := kill_in(process, log, stage, generator.uniform(0, seconds[stage])):
+                kills[hit] += 1
                 if generator.random() < 0.5 and (how := harm_a_file(workspace, generator)):
                     harms[how] += 1
-                continue
-            break
-        if code != 0 or outputs(workspace) != expected:
-            print(f"Round {rounds} differs or failed (exit code {code}): see {log}.")
+            if process.returncode not in (0, -signal.SIGKILL):
+                print(f"Round {rounds} failed: {log.read_text()}")
+                return 1
+            first = EPOCH.search(log.read_text())
+            resumed += first is not None and first[1] != "1"
+        if outputs(workspace) != expected:
+            print(f"Round {rounds} gave other outputs: see {workspace}.")
+            return 1
+        if left := list(workspace.glob("cache/checkpoints/*")):
+            print(f"Round {rounds} left {left}.")
             return 1
         shutil.rmtree(workspace)
-        print(f"{kills} kills, {harms.total()} harms, {rounds} rounds ended alike", flush=True)
-    for how, count in harms.most_common():
-        print(f"  {count:3} {how}")
+        print(
+            f"{kills.total()} kills, {harms.total()} harms, {rounds} rounds ended alike",
+            flush=True,
+        )
+    print(f"{resumed} starts went on with a training from a saved state.")
+    print("Killed in:", ", ".join(f"{stage} {kills[stage]}" for stage in STAGES))
+    print("Harmed:", ", ".join(f"{how} {count}" for how, count in harms.most_common()))
     shutil.rmtree(folder)
     return 0
 

@@ -25,7 +25,6 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE, CachePolicy, Inputs
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
-from prefect.filesystems import LocalFileSystem
 from prefect.results import get_result_store
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import exponential_backoff
@@ -112,7 +111,7 @@ def kept_under(
         get_result_store().result_storage = (
             stored_results.ArtifactStore(uri=opened_store.uri)
             if opened_store
-            else LocalFileSystem(basepath=str(opened.results))
+            else stored_results.ThisDisk()
         )
         yield opened
 
@@ -131,7 +130,7 @@ DISK_FAULTS = {
 
 def disk_fault(error: OSError) -> PermanentError:
     """What the disk refused, and where."""
-    place = error.filename or workspace.current().root
+    place = error.filename2 or error.filename or workspace.current().root
     return PermanentError(
         f"{place}: {error.strerror}.",
         "Free or mend the disk, or choose another --workspace; the same command then goes on.",

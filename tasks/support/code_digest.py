@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +39,9 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_bytes())
 
 
-def _imports_from_model(path: Path) -> Iterator[Path]:
+@functools.cache
+def _imports_from_model(path: Path) -> list[Path]:
+    found = []
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -51,4 +52,5 @@ def _imports_from_model(path: Path) -> Iterator[Path]:
         for module in modules:
             file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
             if module.startswith("model.") and file.is_file():
-                yield file
+                found.append(file)
+    return found

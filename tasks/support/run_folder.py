@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mimetypes
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,9 @@ MEDIA_TYPES = {".keras": "application/zip", ".md": "text/markdown", ".csv": "tex
 
 def point_latest_to(folder: Path) -> None:
     """Renaming a new link over the old one leaves no moment without one."""
-    link = folder.parent / f".latest-{os.getpid()}"
-    link.symlink_to(folder.name)
-    link.replace(folder.parent / "latest")
+    with workspace.making_folder(folder.parent) as making:
+        (making / "latest").symlink_to(folder.name)
+        (making / "latest").replace(folder.parent / "latest")
 
 
 def as_json(content: object) -> str:

@@ -1,7 +1,9 @@
 """Prefect's storage for what stages return: this disk, and behind it the artifact store.
 
-Own code rather than prefect-aws' S3Bucket: the files that a result names go before it, and a run
-goes on with what is on its disk while the bucket is out of reach.
+Own code rather than Prefect's LocalFileSystem, which leaves a half-written result behind a full
+disk and refuses to replace what is no file; and rather than prefect-aws' S3Bucket: the files that
+a result names go before it, and a run goes on with what is on its disk while the bucket is out of
+reach.
 """
 
 from __future__ import annotations
@@ -26,7 +28,23 @@ log = logging.getLogger(__name__)
 PAUSE = 300  # seconds; a store that does not answer shall not hold up every stage
 
 
-class ArtifactStore(WritableFileSystem):
+class ThisDisk(WritableFileSystem):
+    """Results in the workspace alone."""
+
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
+        """A result; for Prefect whatever error this raises means that there is none."""
+        return self._resolve_path(path).read_bytes()
+
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
+        """Keep a result, whole or not at all."""
+        workspace.write_text(self._resolve_path(path), content.decode())
+
+    def _resolve_path(self, path: str) -> Path:
+        """Prefect calls this; a worker's workspace may lie elsewhere than the flow's."""
+        return workspace.current().results / path
+
+
+class ArtifactStore(ThisDisk):
     """An artifact store as a block of Prefect: ``ArtifactStore(uri="s3://...").save("main")``."""
 
     _block_type_name = "Artifact store"
@@ -46,13 +64,8 @@ class ArtifactStore(WritableFileSystem):
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a result on this disk and in the store."""
-        place = self._resolve_path(path)
-        workspace.write_text(place, content.decode())
-        self._share(place, anew=True)
-
-    def _resolve_path(self, path: str) -> Path:
-        """Prefect calls this; a worker's workspace may lie elsewhere than the flow's."""
-        return workspace.current().results / path
+        super().write_path(path, content)
+        self._share(self._resolve_path(path), anew=True)
 
     def _share(self, place: Path, anew: bool = False) -> None:
         """Bring a result to the store, after its files; where that fails, the next reader tries."""

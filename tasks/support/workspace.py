@@ -51,7 +51,8 @@ class Workspace:
                 """The folders may be there and yet not be writable."""
         except OSError as error:
             raise PermanentError(
-                f"The workspace {self.root} cannot be written: {error.strerror or error}.",
+                f"The workspace {self.root} cannot be written: {error.strerror or error}"
+                f" ({error.filename}).",
                 "Choose another folder with --workspace, or mend its permissions.",
             ) from error
 
@@ -128,8 +129,8 @@ def making_folder(parent: Path) -> Iterator[Path]:
 def remove_abandoned(parent: Path) -> None:
     """Remove what killed runs were making here."""
     for folder in parent.glob(MAKING + "*"):
-        if time.time() - folder.stat().st_mtime < SETTLED_SECONDS:
-            continue  # it may just now be getting its lock
+        if abs(time.time() - folder.stat().st_mtime) < SETTLED_SECONDS:
+            continue  # it may just now be getting its lock (abs: the clock may be set back)
         handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

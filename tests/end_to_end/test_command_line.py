@@ -191,4 +191,22 @@ def test_bad_data_is_one_line_and_exit_code_1(tmp_path: Path, environment: dict[
     )
     assert done.returncode == 1
     assert "train.csv" in error_line(done)
-    assert not list((tmp_path / "workspace/runs").iterdir())
+    assert not (tmp_path / "workspace").exists()  # told before anything was begun
+
+
+@pytest.mark.parametrize("user", ["", "me:secret@"], ids=["", "with a password"])
+def test_a_server_that_is_down_is_one_line_and_exit_code_1(
+    tmp_path: Path, environment: dict[str, str], user: str
+) -> None:
+    url = f"http://{user}127.0.0.1:9/api"
+    done = run(
+        *("--source", "sample", "--workspace", tmp_path / "workspace"),
+        PREFECT_API_URL=url,
+        **environment,
+    )
+    assert done.returncode == 1
+    said = error_line(done)
+    assert "Prefect's server at 127.0.0.1:9 does not answer" in said
+    assert "PREFECT_API_URL" in said
+    assert "secret" not in done.stderr
+    assert not (tmp_path / "workspace").exists()

@@ -72,6 +72,13 @@ def test_png_is_sharp_small_and_the_same_bytes_each_time(draw: Draw, tmp_path: P
     assert not plt.get_fignums()
 
 
+def test_a_missing_font_gives_way_to_the_one_that_matplotlib_brings(tmp_path: Path) -> None:
+    figures.save(figures.label_counts(NUMBERS), tmp_path / "there.png")
+    with plt.rc_context({"font.family": ["No Such Font"]}):
+        figures.save(figures.label_counts(NUMBERS), tmp_path / "missing.png")
+    assert (tmp_path / "missing.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+
+
 @each_figure
 def test_notice_shows_in_full(draw: Draw) -> None:
     notice = "This is a sample and not MNIST: " + "nothing here can be compared. " * 4

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from prefect import flow
@@ -85,6 +87,56 @@ def test_a_damaged_result_is_made_again(run: Callable[..., Made], tmp_path: Path
     result.write_text(result.read_text()[:-40])
     run()
     assert calls == ["a", "a"]
+
+
+def test_a_result_that_the_disk_cannot_read_is_made_again(
+    run: Callable[..., Made], tmp_path: Path
+) -> None:
+    run()
+    (result,) = (tmp_path / "first/cache/results").iterdir()
+    result.unlink()
+    result.symlink_to("/proc/self/mem")  # whose first byte is an input/output error
+    with pytest.raises(OSError, match="Input/output error"):
+        result.read_bytes()
+    run()
+    assert calls == ["a", "a"]
+
+
+def test_a_folder_in_a_results_place_gives_way(run: Callable[..., Made], tmp_path: Path) -> None:
+    run()
+    (result,) = (tmp_path / "first/cache/results").iterdir()
+    result.unlink()
+    result.mkdir()
+    run()
+    assert calls == ["a", "a"]
+    run()
+    assert calls == ["a", "a"]
+
+
+def test_the_clock_does_not_matter(run: Callable[..., Made], tmp_path: Path) -> None:
+    run()
+    for path in (tmp_path / "first").rglob("*"):
+        os.utime(path, (2**32, 2**32))  # as where the clock was set back since
+    run()
+    assert calls == ["a"]
+
+
+def test_code_versions_data_and_machine_are_part_of_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def key(code: str = "c", data: str = "d", machine: bool = False) -> str:
+        policy = caching.StageCode(
+            code=code, libraries=("numpy",), reads=lambda inputs: data, machine=machine
+        )
+        return policy.compute_key(MagicMock(), {}, {})
+
+    keys = [key(), key(code="other"), key(data="other"), key(machine=True)]
+    monkeypatch.setattr(caching, "machine", lambda: {"processor": "another"})
+    keys.append(key(machine=True))
+    assert keys[0] == key()  # the machine counts only where it is asked for
+    monkeypatch.setattr(caching, "version", lambda name: "another")
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
 
 
 def test_a_moved_workspace_keeps_its_cache(run: Callable[..., Made], tmp_path: Path) -> None:

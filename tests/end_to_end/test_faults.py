@@ -1,0 +1,237 @@
+"""What a machine can do to a run: it ends in one clear error or goes on, and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.temporary_server import TemporaryServer
+from tests.deployments.servers import prefect_server
+from tests.end_to_end.command import FLOW, error_line, own_environment, run, start
+from tests.small_disk import change, small_disk
+
+pytestmark = pytest.mark.faults
+
+EPOCHS = 6
+OPTIONS = ["--source", "sample", "--epochs", str(EPOCHS), "--seed", "4"]
+SAME_BYTES = ("submission.csv", "history.csv", "eda.json", "evaluation.json")
+OBEYS_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A home of its own, and one server for all runs, each of which is so quicker to start."""
+    home = str(tmp_path_factory.mktemp("home"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", home)
+        server = TemporaryServer()
+    server.wait()
+    yield {"HOME": home, "PREFECT_HOME": home, "PREFECT_API_URL": server.api_url}
+    server.process.terminate()
+    server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    """A workspace in which the run was made, undisturbed."""
+    workspace = tmp_path_factory.mktemp("made")
+    completed(workspace, environment)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def undisturbed(made: Path) -> dict[str, bytes]:
+    return outputs(made)
+
+
+@pytest.fixture
+def workspace(made: Path, tmp_path: Path) -> Path:
+    """A copy of it, to harm."""
+    shutil.copytree(made, tmp_path / "workspace", symlinks=True)
+    return tmp_path / "workspace"
+
+
+def outputs(workspace: Path) -> dict[str, bytes]:
+    """What must not depend on what happened before."""
+    return {name: (workspace / "runs/latest" / name).read_bytes() for name in SAME_BYTES}
+
+
+def completed(workspace: Path, environment: dict[str, str]) -> dict[str, bytes]:
+    """Run to the end."""
+    done = run(*OPTIONS, "--workspace", workspace, **environment)
+    assert done.returncode == 0, done.stderr
+    return outputs(workspace)
+
+
+def failed(workspace: Path, environment: dict[str, str]) -> str:
+    """Run to an error; the line that says which."""
+    done = run(*OPTIONS, "--workspace", workspace, **environment)
+    assert done.returncode == 1, done.stderr
+    return error_line(done)
+
+
+def test_a_disk_that_is_full_at_one_stage_after_the_other(
+    tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "200k"):
+        for size in ("2500k", "5500k", "15m"):
+            said = failed(disk, environment)
+            assert "No space left on device" in said
+            assert str(disk) in said
+            change(disk, f"size={size}")
+        change(disk, "size=100m")
+        assert completed(disk, environment) == undisturbed
+        assert not list(disk.rglob(".making-*"))
+
+
+def test_a_read_only_disk(tmp_path: Path, environment: dict[str, str]) -> None:
+    with small_disk(tmp_path / "disk", "1m"):
+        change(tmp_path / "disk", "ro")
+        assert "Read-only file system" in failed(tmp_path / "disk", environment)
+
+
+def test_a_folder_that_may_not_be_written(workspace: Path, environment: dict[str, str]) -> None:
+    (workspace / "cache/files").chmod(0o500)
+    obeying = OBEYS_PERMISSIONS if os.geteuid() == 0 else ()
+    done = subprocess.run(
+        [*obeying, sys.executable, FLOW, *OPTIONS, "--workspace", workspace],
+        env=own_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Permission denied" in error_line(done)
+
+
+@pytest.mark.parametrize("place", ["cache/results", "cache/locks", "data/sample", "runs/latest"])
+def test_a_file_and_a_folder_in_each_others_place(
+    workspace: Path, environment: dict[str, str], undisturbed: dict[str, bytes], place: str
+) -> None:
+    path = workspace / place
+    if place == "runs/latest":
+        path.unlink()
+        path.mkdir()
+    else:
+        shutil.rmtree(path)
+        path.touch()
+    said = failed(workspace, environment)
+    assert place in said
+    path.rmdir() if path.is_dir() else path.unlink()
+    assert completed(workspace, environment) == undisturbed
+
+
+def test_a_damaged_state_is_said_and_the_one_before_it_used(
+    tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+) -> None:
+    with start(*OPTIONS, "--workspace", tmp_path, **environment) as process:
+        assert process.stderr
+        next(line for line in process.stderr if f"epoch 3/{EPOCHS}" in line)
+        process.kill()
+    newest = max(tmp_path.glob("cache/checkpoints/*/*/epoch-*.npz"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    done = run(*OPTIONS, "--workspace", tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "is damaged and is not used" in done.stderr
+    assert f"epoch 1/{EPOCHS}" not in done.stderr
+    assert completed(tmp_path, environment) == undisturbed
+
+
+def test_the_clock_is_set_back(
+    workspace: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+) -> None:
+    """All files are from the future: what the next run finds where the clock was set back."""
+    for path in workspace.rglob("*"):
+        os.utime(path, (2**32, 2**32), follow_symlinks=False)
+    done = run(*OPTIONS, "--workspace", workspace, **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Cached") == 6
+    assert completed(workspace, environment) == undisturbed
+
+
+def on_a_terminal(
+    workspace: Path, environment: dict[str, str], before: Callable[[], object] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a run on a terminal of its own, and close that after the second epoch."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        # setsid --ctty: as a terminal window starts a program
+        ["setsid", "--ctty", sys.executable, FLOW, *OPTIONS, "--workspace", workspace],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=own_environment(TERM="xterm", **environment),
+        preexec_fn=before,
+    )
+    os.close(theirs)
+    said = b""
+    while f"epoch 2/{EPOCHS}: ".encode() not in said:
+        said += os.read(ours, 10_000)
+    os.close(ours)
+    return process
+
+
+def test_the_terminal_goes_away(
+    tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+) -> None:
+    assert on_a_terminal(tmp_path, environment).wait() == 128 + signal.SIGHUP
+    done = run(*OPTIONS, "--workspace", tmp_path, **environment)
+    assert f"epoch 1/{EPOCHS}" not in done.stderr
+    assert completed(tmp_path, environment) == undisturbed
+
+
+def test_the_terminal_of_a_detached_run_goes_away(
+    tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+) -> None:
+    """As under ``nohup``, which keeps the signal away, but not the end of the terminal."""
+
+    def ignore_hang_up() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    assert on_a_terminal(tmp_path, environment, ignore_hang_up).wait() == 0
+    assert completed(tmp_path, environment) == undisturbed
+
+
+def test_three_runs_at_once_one_of_which_is_killed(
+    tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+) -> None:
+    started = [start(*OPTIONS, "--workspace", tmp_path, **environment)]
+    assert started[0].stderr
+    next(line for line in started[0].stderr if "'preprocess" in line)
+    started += [start(*OPTIONS, "--workspace", tmp_path, **environment) for _ in range(2)]
+    next(line for line in started[0].stderr if f"epoch 2/{EPOCHS}" in line)
+    started[0].kill()
+    ends = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [-signal.SIGKILL, 0, 0], ends
+    assert "".join(ends[1:]).count(f"epoch {EPOCHS}/{EPOCHS}") == 1
+    assert f"epoch 1/{EPOCHS}" not in "".join(ends[1:])
+    assert completed(tmp_path, environment) == undisturbed
+
+
+def test_the_server_dies_in_training(
+    tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+) -> None:
+    (tmp_path / "server").mkdir()
+    with prefect_server(tmp_path / "server") as server:
+        its = {**environment, "PREFECT_API_URL": f"{server.url}/api"}
+        its["PREFECT_CLIENT_MAX_RETRIES"] = "0"  # five take over a minute
+        with start(*OPTIONS, "--workspace", tmp_path / "workspace", **its) as process:
+            assert process.stderr
+            next(line for line in process.stderr if f"epoch 2/{EPOCHS}" in line)
+            server.kill()
+            said = process.stderr.read()
+    assert process.returncode == 1
+    (line,) = [line for line in said.splitlines() if line.startswith("error:")]
+    assert "Prefect's server" in line
+    assert "does not answer" in line
+    done = run(*OPTIONS, "--workspace", tmp_path / "workspace", **environment)
+    assert f"epoch 2/{EPOCHS}" not in done.stderr
+    assert completed(tmp_path / "workspace", environment) == undisturbed
