@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import keras
 
@@ -93,12 +95,17 @@ def build(network: str, seed: int, precision: str = "float32") -> keras.Model:
     """
     import keras
 
-    keras.utils.set_random_seed(seed)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:
         # Without the dtype Keras would have its input cast before the first layer sees it.
         pixels = keras.Input((28, 28, 1), dtype="uint8")
-        return keras.Sequential([pixels, *NETWORKS[network]()], name=network)
+        model = keras.Sequential([pixels, *NETWORKS[network]()], name=network)
     finally:
         keras.config.set_dtype_policy(before)
+    # Keras draws the weights from Python's global generator, which any thread may draw from too.
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
+    seeds = np.random.SeedSequence(seed).generate_state(len(kernels))
+    for kernel, its_seed in zip(kernels, seeds, strict=True):
+        kernel.assign(keras.initializers.GlorotUniform(int(its_seed >> 1))(kernel.shape))
+    return model
