@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from prefect.testing.utilities import prefect_test_harness
 
 from tasks.support import workspace
+
+# As the stages run it; tests of the model import TensorFlow by themselves.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "digit-recognizer"
 
