@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
 import distributed
+from distributed.comm.core import CommClosedError
 from prefect import Task, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
@@ -61,9 +63,11 @@ class Future(PrefectDaskFuture[Any]):
     """Prefect's, with an error that says what a member's dead workers mean."""
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
-        """The result; raises the member's error."""
+        """The result; raises the member's error, and CancelledError where the scheduler is gone."""
         try:
             return super().result(timeout, raise_on_failure)
+        except CommClosedError as error:  # gone while the result was on its way
+            raise CancelledError from error
         except distributed.KilledWorker as error:
             raise TransientError(
                 f"Its workers died, {error.allowed_failures + 1} in all.",
