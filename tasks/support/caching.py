@@ -52,7 +52,7 @@ def stage(
         libraries: distributions whose version changes the stage's numbers.
         reads: digest of what the stage reads besides its inputs, given the inputs.
         excludes: names of inputs that do not change the result.
-        depends_on_machine: the processor and the number of cores change the stage's bytes.
+        depends_on_machine: the processor changes the stage's bytes.
         cached: False for a stage that acts on the outside world.
     """
 
