@@ -42,7 +42,7 @@ def one(kind: str, data: Path, *options: str) -> dict[str, float]:
 def whole_commands(data: Path, folder: Path) -> dict[str, dict[str, float]]:
     """The plain script and the pipeline's command, from start to exit."""
     flow = ["--source", "directory", "--data-dir", str(data), "--recipe", "fast"]
-    commands = {
+    commands: dict[str, list[Path | str]] = {
         "plain script": [ROOT / "tests/benchmarks/plain_notebook.py", data, folder],
         "the flow, fast": [ROOT / "flows/mnist_flow.py", *flow, "--workspace", folder / "w"],
     }
