@@ -9,6 +9,10 @@ from pathlib import Path
 
 FLOW = Path(__file__).parents[2] / "flows" / "mnist_flow.py"
 
+# Options of a training that can be caught in the middle: a quarter of a second an epoch, and so
+# many held-out rows that it does not stop early for having all of them right.
+SLOW_TRAINING = ["--source", "sample", "--batch-size", "2", "--validation-fraction", "0.5"]
+
 
 def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """Start the command; to be used as a context manager."""

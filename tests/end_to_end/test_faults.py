@@ -14,13 +14,20 @@ import pytest
 
 from flows.temporary_server import TemporaryServer
 from tests.deployments.servers import prefect_server
-from tests.end_to_end.command import FLOW, error_line, own_environment, run, start
+from tests.end_to_end.command import (
+    FLOW,
+    SLOW_TRAINING,
+    error_line,
+    own_environment,
+    run,
+    start,
+)
 from tests.small_disk import change, small_disk
 
 pytestmark = pytest.mark.faults
 
-EPOCHS = 6
-OPTIONS = ["--source", "sample", "--epochs", str(EPOCHS), "--seed", "4"]
+EPOCHS = 10
+OPTIONS = [*SLOW_TRAINING, "--epochs", str(EPOCHS), "--seed", "4"]
 SAME_BYTES = ("submission.csv", "history.csv", "eda.json", "evaluation.json")
 OBEYS_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
 

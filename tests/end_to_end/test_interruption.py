@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from tests.end_to_end.command import run, start
+from tests.end_to_end.command import SLOW_TRAINING, run, start
 
-EPOCHS = 4
-OPTIONS = ["--source", "sample", "--epochs", str(EPOCHS), "--seed", "3"]
+EPOCHS = 12
+OPTIONS = [*SLOW_TRAINING, "--epochs", str(EPOCHS), "--seed", "3"]
 SAME_BYTES = ("submission.csv", "history.csv", "eda.json", "evaluation.json")
 
 
@@ -36,11 +36,11 @@ def test_stopped_three_times(tmp_path: Path, environment: dict[str, str]) -> Non
     code, said = stopped(disturbed, environment, f"epoch 1/{EPOCHS}", signal.SIGTERM)
     assert code == 128 + signal.SIGTERM, said
     assert said.count("stopped by SIGTERM") == 1
-    code, said = stopped(disturbed, environment, f"epoch 2/{EPOCHS}", signal.SIGINT)
+    code, said = stopped(disturbed, environment, f"epoch 4/{EPOCHS}", signal.SIGINT)
     assert code == 128 + signal.SIGINT, said
     assert said.count("stopped by Ctrl-C") == 1
     assert "Traceback" not in said
-    code, said = stopped(disturbed, environment, f"epoch 3/{EPOCHS}", signal.SIGKILL)
+    code, said = stopped(disturbed, environment, f"epoch 7/{EPOCHS}", signal.SIGKILL)
     assert code == -signal.SIGKILL, said
 
     done = run(*OPTIONS, "--workspace", disturbed, **environment)
