@@ -105,6 +105,9 @@ def cores() -> int:
 def process_pool(workers: int) -> Iterator[Runner]:
     """Prefect's; its processes end at once where the run is stopped or killed."""
     with ProcessPoolTaskRunner(workers, initializer=end_with_parent) as runner:
+        # A process that is killed while it sends a log line leaves the queue locked for good: do
+        # not wait at exit to get a last word through. No public way to it in Prefect 3.8.
+        runner._subprocess_message_queue.cancel_join_thread()  # type: ignore[union-attr]
         try:
             yield runner
         except BaseException:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow
+from prefect import flow, get_run_logger
 from pydantic import ValidationError
 
 from flows.mnist_flow import mnist_flow
@@ -44,6 +44,8 @@ def make(member: int, failing: tuple[int, ...], killed: tuple[int, ...], seconds
     if member in failing:
         raise PermanentError(f"There is no {member}.", "Count again.")
     if member in killed:
+        for _ in range(200):  # so many that it is still sending them, and holds the queue's lock
+            get_run_logger().info("x" * 100_000)
         os.kill(os.getpid(), signal.SIGKILL)
     with workspace.current().temporary_folder() as folder:
         (folder / "made").write_text(str(member))
@@ -118,6 +120,28 @@ def test_a_killed_process_is_one_error_and_finished_members_are_kept(tmp_path: P
         made(settings, 2, killed=(1,))
     results, _ = made(Settings(workspace=tmp_path, runner="local"), 2)
     assert [result.process == os.getpid() for result in results] == [False, True]
+
+
+def test_a_process_killed_while_it_logs_does_not_keep_the_run_from_ending(tmp_path: Path) -> None:
+    code = f"""
+import os
+from flows.temporary_server import TemporaryServer
+server = TemporaryServer()
+os.environ["PREFECT_API_URL"] = server.api_url
+from tests.end_to_end.test_runners import Settings, made
+server.wait()
+made(Settings(workspace={str(tmp_path)!r}, runner="processes", workers=1), 1, killed=(0,))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=own_environment(PREFECT_HOME=str(tmp_path / "prefect")),
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "A worker process was killed" in done.stderr
 
 
 def test_missing_members_are_said_everywhere(
