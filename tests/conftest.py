@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from tasks.support import workspace
 
 # As the stages run it; tests of the model import TensorFlow by themselves.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "digit-recognizer"
 
