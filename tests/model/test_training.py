@@ -103,7 +103,7 @@ def test_computes_the_updates_of_keras_fit() -> None:
     assert float(loss) / len(LABELS) == pytest.approx(theirs["loss"][0], rel=1e-4)
     assert int(correct) / len(LABELS) == pytest.approx(theirs["accuracy"][0])
     for ours, expected in zip(learner.model.variables, same.variables, strict=True):
-        # Ten steps of at most 0.0005 each, and Adam makes of a gradient's rounding about zero a step.
+        # Ten steps of at most 0.0005; Adam makes whole steps of rounding where a gradient is 0.
         np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=5e-4)
 
 
