@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -64,8 +66,8 @@ def run(
         for handler in logging.getLogger().handlers:  # the console's; the server gets all
             handler.addFilter(_has_no_traceback)
     try:
-        wait_for(server, settings)
-        outcome = flow(settings)
+        with served(server, settings):
+            outcome = flow(settings)
     except KeyboardInterrupt:
         return _say("stopped by Ctrl-C; the same command goes on from here", INTERRUPTED)
     except Exception as error:
@@ -82,9 +84,11 @@ def run(
     return 0
 
 
-def wait_for(server: TemporaryServer | None, settings: Settings) -> None:
-    """Return once the server answers; a first run imports TensorFlow while it starts."""
+@contextmanager
+def served(server: TemporaryServer | None, settings: Settings) -> Iterator[None]:
+    """Enter once the server answers; what the run will import is imported while it starts."""
     from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from tasks.download import files_in
     from tasks.support import tensorflow_import
@@ -93,14 +97,20 @@ def wait_for(server: TemporaryServer | None, settings: Settings) -> None:
     if settings.source == "directory":
         files_in(settings.data_dir)  # told now where they are missing, not after what is slow
     if server is None:
+        yield
         return
-    if not any(Workspace(settings.workspace).results.glob("*")):
+    if not any(Workspace(settings.workspace).results.glob("*")):  # a first run
         tensorflow_import.load()
+    import fastapi.encoders  # noqa: F401  # by Prefect, as soon as the flow starts
+
     # The link that Prefect logs leads nowhere: this server has no UI, and ends with the run.
     logging.getLogger("prefect.flow_runs").addFilter(lambda r: "View at" not in r.getMessage())
     server.wait()
     os.environ["PREFECT_API_URL"] = server.api_url  # for every thread and process of the run
     refresh_global_settings_context()
+    # Nobody watches this server for runs that died; and to end them takes up to a second.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
 
 
 def summary(run: Run, settings: Settings) -> str:

@@ -55,13 +55,15 @@ class TemporaryServer:
 
 def start_unless_configured() -> TemporaryServer | None:
     """Start a server unless one is configured, in the environment or in Prefect's profile."""
+    if os.environ.get("PREFECT_API_URL"):
+        return None
+    server = TemporaryServer()  # at once: to look into the profile takes a second of imports
     from prefect.settings import Settings
 
-    settings = Settings()
-    if settings.api.url:
+    if Settings().api.url:
+        server.process.kill()
         return None
-    settings.home.mkdir(parents=True, exist_ok=True)  # for its database
-    return TemporaryServer()
+    return server
 
 
 def serve(port: int) -> None:
@@ -75,7 +77,9 @@ def serve(port: int) -> None:
         """Two servers that set up the same fresh database at once would spoil it."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            with (Settings().home / "temporary-server.lock").open("ab") as lock:
+            home = Settings().home
+            home.mkdir(parents=True, exist_ok=True)
+            with (home / "temporary-server.lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 await super().startup(sockets)
             gc.enable()
