@@ -19,7 +19,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from flows.settings import Settings
 from model.errors import PermanentError, PipelineError, TransientError
-from tasks.support import workspace
+from tasks.support import tensorflow_import, workspace
 
 R = TypeVar("R")
 Runner = TaskRunner[Any]
@@ -104,7 +104,7 @@ def cores() -> int:
 @contextmanager
 def process_pool(workers: int) -> Iterator[Runner]:
     """Prefect's; its processes end at once where the run is stopped or killed."""
-    with ProcessPoolTaskRunner(workers, initializer=end_with_parent) as runner:
+    with ProcessPoolTaskRunner(workers, initializer=begin_worker) as runner:
         # A process that is killed while it sends a log line leaves the queue locked for good: do
         # not wait at exit to get a last word through. No public way to it in Prefect 3.8.
         runner._subprocess_message_queue.cancel_join_thread()  # type: ignore[union-attr]
@@ -116,12 +116,13 @@ def process_pool(workers: int) -> Iterator[Runner]:
             raise
 
 
-def end_with_parent() -> None:
-    """In a worker process: end when the run is killed, since nobody waits for the result.
+def begin_worker() -> None:
+    """In a worker process: use one core, and end when the run is killed: nobody waits any more.
 
     Ctrl-C reaches all processes of a terminal; it is for the run, which ends its workers itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tensorflow_import.use_one_core()
 
     def wait() -> None:
         parent = multiprocessing.parent_process()

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from model.errors import PipelineError
-from tasks.support import artifact_store, workspace
+from tasks.support import artifact_store, tensorflow_import, workspace
 from tasks.support.code_digest import project_digest
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "prefect")
@@ -61,6 +61,7 @@ class Place:
     def entered(self) -> Iterator[None]:
         """In a worker: keep results and files where the run does."""
         os.environ.update(self.environment)
+        tensorflow_import.use_one_core()
         root = self.root if self.shared else workspace.current().root
         token = _own_disk.set(not self.shared)
         try:
