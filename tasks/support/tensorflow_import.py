@@ -1,4 +1,4 @@
-"""Import TensorFlow: quietly, and with one thread to an operation.
+"""Import TensorFlow: quietly, with one thread to an operation, and with graphs as they are written.
 
 Work is shared out in larger pieces than an operation (lanes of a batch, batches, members), which
 is faster on a few cores and gives the same bytes however many there are.
@@ -12,6 +12,11 @@ import sys
 import tempfile
 
 NOTES = re.compile(rb"(WARNING: All log messages before absl::|[IWE]0000 ).*\n?")
+
+
+def use_one_core() -> None:
+    """In a worker, one of as many as there are cores: run one operation at a time."""
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 
 def load() -> None:
@@ -29,3 +34,5 @@ def load() -> None:
             caught.seek(0)
             os.write(2, NOTES.sub(b"", caught.read()))
     tf.config.threading.set_intra_op_parallelism_threads(1)
+    # Grappler takes 0.1 s to rewrite a graph, and none of ours ran any faster for it.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
