@@ -119,18 +119,23 @@ def torch_fit(options: argparse.Namespace) -> dict[str, float]:
 
 
 def recipe_fit(options: argparse.Namespace) -> dict[str, float]:
-    """A recipe's training as the pipeline runs it; it also validates after every epoch."""
-    from model import training
+    """A recipe's training as the pipeline runs it, on the rows that the plain fit trains on.
+
+    The pipeline validates after every epoch, the plain fit does not: 1,000 rows have to do.
+    """
+    from model import prediction, training
     from model.recipes import recipe_for
 
     images, labels, held_out = split(options.data_dir, options.held_out)
+    unseen = np.flatnonzero(held_out)
+    kept = np.concatenate([np.flatnonzero(~held_out), unseen[:1000]])
     recipe = recipe_for(options.recipe, epochs=options.epochs, target_accuracy=1.0)
     started = time.perf_counter()
-    trained = training.train(recipe, images, labels, held_out, options.seed)
+    trained = training.train(recipe, images[kept], labels[kept], held_out[kept], options.seed)
     return {
         "seconds": time.perf_counter() - started,
         "epochs": len(trained.history),
-        "accuracy": trained.history[-1].validation_accuracy,
+        "accuracy": accuracy(prediction.predict(trained.model, images[unseen]), labels[unseen]),
         "train_flops": 3 * flops_of(trained.model) * int((~held_out).sum()) * len(trained.history),
     }
 
