@@ -122,8 +122,9 @@ def table(measured: Measured) -> str:
             f"\n{name}: {plain / seconds:.2f} times the plain fit's speed; "
             f"{rate:.0%} of the peak of {peak[dtype] / 1e9:.0f} GFLOP/s ({dtype})"
         )
-    ratios = [entry["theirs_again"] / entry["ours"] for entry in measured["prediction"]]
-    lines.append(f"\nprediction: {spread(ratios)} times the speed of model.predict")
+    for turn, which in (("", "tracing included"), ("_again", "once both are traced")):
+        ratios = [e["theirs" + turn] / e["ours" + turn] for e in measured["prediction"]]
+        lines.append(f"\nprediction, {which}: {spread(ratios)} times the speed of model.predict")
     script, flow = (
         column(measured, name, "seconds") for name in ("plain script", "the flow, fast")
     )
