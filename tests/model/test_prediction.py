@@ -51,7 +51,7 @@ class CountsTraces(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Any) -> Any:
         CountsTraces.traces += 1
-        return keras.ops.mean(keras.ops.cast(inputs, "float32"), axis=(1, 2))
+        return keras.ops.mean(keras.ops.cast(inputs[:, :10], "float32"), axis=(2, 3))
 
 
 def test_chunks_of_every_size_are_traced_once() -> None:
