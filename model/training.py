@@ -395,6 +395,7 @@ def _identity(
         "data": data.hexdigest(),
         "machine": machine(),
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "graphs": tf.config.optimizer.get_experimental_options(),
         "versions": [tf.__version__, keras.__version__],
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]

@@ -21,8 +21,15 @@ def use_one_core() -> None:
 
 def load() -> None:
     """Import TensorFlow (8 s); what else comes to stderr meanwhile is shown afterwards."""
-    if "tensorflow" in sys.modules:
-        return
+    if "tensorflow" not in sys.modules:
+        _import_quietly()
+    import tensorflow as tf
+
+    # Grappler takes 0.1 s to rewrite a graph, and none of ours ran any faster for it.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def _import_quietly() -> None:
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
@@ -34,5 +41,3 @@ def load() -> None:
             caught.seek(0)
             os.write(2, NOTES.sub(b"", caught.read()))
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    # Grappler takes 0.1 s to rewrite a graph, and none of ours ran any faster for it.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
