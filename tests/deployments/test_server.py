@@ -107,6 +107,12 @@ def test_a_scheduled_run_fires_and_one_that_overlaps_is_cancelled(server: Server
     (completed, *_) = wait_for("scheduled run that completes", lambda: scheduled("Completed"))
     assert completed.parameters == deployment.parameters
 
+    def all_final() -> bool:
+        states = [run.state for run in server.flow_runs(deployment.id)]
+        return all(state and state.is_final() for state in states)
+
+    wait_for("end of the last scheduled run, which would have the next test's cancelled", all_final)
+
 
 @pytest.fixture(scope="module")
 def notifications(server: Server) -> Iterator[list[str]]:
@@ -145,7 +151,14 @@ def killed_run(request: pytest.FixtureRequest, server: Server) -> FlowRun:
     request.getfixturevalue("notifications")
     run = server.trigger("process", **LONG_TRAINING)
     checkpoints = server.workspace / "cache" / "checkpoints"
-    wait_for("checkpoint", lambda: len(list(checkpoints.rglob("epoch-*"))) >= 2)
+
+    def two_checkpoints() -> bool:
+        state = server.flow_run(run.id).state
+        assert state
+        assert not state.is_final(), f"ended before it could be killed: {state}"
+        return len(list(checkpoints.rglob("epoch-*"))) >= 2
+
+    wait_for("checkpoints", two_checkpoints)
     (engine,) = server.processes("prefect.engine")
     environment = Path(f"/proc/{engine}/environ").read_bytes().split(b"\0")
     assert f"AWS_SECRET_ACCESS_KEY={SECRET}".encode() in environment
