@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +50,7 @@ def small() -> list[keras.Layer]:
         layers.ReLU(),
         layers.Flatten(),
         layers.Dense(128, activation="relu"),
-        layers.Dense(10, dtype="float32"),
+        layers.Dense(10),
         layers.Softmax(dtype="float32"),
     ]
 
@@ -80,7 +82,7 @@ def deep() -> list[keras.Layer]:
         *convolution(192),
         layers.Flatten(),
         layers.Dropout(0.4),
-        layers.Dense(10, dtype="float32"),
+        layers.Dense(10),
         layers.Softmax(dtype="float32"),
     ]
 
@@ -88,24 +90,32 @@ def deep() -> list[keras.Layer]:
 NETWORKS = {"reference": reference, "small": small, "deep": deep}
 
 
-def build(network: str, seed: int, precision: str = "float32") -> keras.Model:
-    """A new network, uint8 (n, 28, 28, 1) to float32 (n, 10); ``seed`` decides its weights.
-
-    With ``precision`` bfloat16 its layers compute so; its weights are float32 all the same.
-    """
+def build(network: str, seed: int) -> keras.Model:
+    """A new network, uint8 (n, 28, 28, 1) to float32 (n, 10); ``seed`` decides its weights."""
     import keras
 
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-    try:
-        # Without the dtype Keras would have its input cast before the first layer sees it.
-        pixels = keras.Input((28, 28, 1), dtype="uint8")
-        model = keras.Sequential([pixels, *NETWORKS[network]()], name=network)
-    finally:
-        keras.config.set_dtype_policy(before)
+    # Without the dtype Keras would have its input cast before the first layer sees it.
+    pixels = keras.Input((28, 28, 1), dtype="uint8")
+    model = keras.Sequential([pixels, *NETWORKS[network]()], name=network)
     # Keras draws the weights from Python's global generator, which any thread may draw from too.
     kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
     seeds = np.random.SeedSequence(seed).generate_state(len(kernels))
     for kernel, its_seed in zip(kernels, seeds, strict=True):
         kernel.assign(keras.initializers.GlorotUniform(int(its_seed >> 1))(kernel.shape))
     return model
+
+
+@contextmanager
+def computing_in(precision: str, model: keras.Model) -> Iterator[None]:
+    """What is traced within computes in float32 or bfloat16 up to the logits, which are float32.
+
+    The weights are float32 all the same, and what is traced later computes in float32.
+    """
+    layers = model.layers[:-2] if precision == "bfloat16" else []
+    for layer in layers:
+        layer.dtype_policy = "mixed_bfloat16"
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.dtype_policy = "float32"

@@ -87,7 +87,7 @@ def train(
             "Choose a validation fraction that leaves rows on both sides.",
         )
     learner = _Learner(recipe, seed, member, len(training_rows))
-    predict = prediction.predictor(learner.portable)
+    predict = prediction.predictor(learner.model)
     store = checkpoints and _Checkpoints(
         checkpoints / _identity(recipe, seed, member, images, labels, validation)
     )
@@ -101,7 +101,6 @@ def train(
         epoch_started = time.perf_counter()
         number = len(history) + 1
         loss, accuracy = learner.run_epoch(number, images, labels, training_rows, on_batch)
-        learner.update_portable()
         chunks = (images[rows] for rows in _pieces(held_out, CHUNK_ROWS))
         scores = evaluate(labels[held_out], np.concatenate(list(predict(chunks))))
         history.append(
@@ -119,9 +118,8 @@ def train(
             store.save(learner, history)
         if on_epoch:
             on_epoch(history[-1])
-    learner.update_portable()  # where all came from a checkpoint
     return Trained(
-        model=learner.portable,
+        model=learner.model,
         history=history,
         stopped_early=len(history) < recipe.epochs,
         train_seconds=seconds_before + time.perf_counter() - started,
@@ -138,19 +136,15 @@ class _Learner:
         self.seed, self.member = seed, member
         self.total_steps = recipe.epochs * -(-rows // recipe.batch_size)
         first_weights = int(self._random(epoch=0).generate_state(1)[0])
-        self.model = networks.build(recipe.network, first_weights, precision(recipe))
-        # What is evaluated and saved computes in float32, so that it runs well on any machine.
-        self.portable = networks.build(recipe.network, first_weights)
+        self.model = networks.build(recipe.network, first_weights)
         self.weights = [weight.value for weight in self.model.trainable_variables]
         self.means = [tf.Variable(tf.zeros_like(weight)) for weight in self.weights]
         self.squares = [tf.Variable(tf.zeros_like(weight)) for weight in self.weights]
         self.steps = tf.Variable(0.0)
         self.variables = [*self.model.variables, *self.means, *self.squares, self.steps]
-        self.fit = self._compile()
-
-    def update_portable(self) -> None:
-        """Give the portable network the weights that the training has reached."""
-        self.portable.set_weights(self.model.get_weights())
+        # What is evaluated and saved computes in float32, so that it runs well on any machine.
+        with networks.computing_in(precision(recipe), self.model):
+            self.fit = self._compile()
 
     def _random(self, epoch: int) -> np.random.SeedSequence:
         """The source of all randomness of an epoch; epoch 0 is what comes before the first."""
@@ -203,8 +197,8 @@ class _Learner:
         share = step / (self.total_steps + 1)
         return peak * tf.minimum(share / WARM_UP, tf.maximum(0.0, 1 - share) / (1 - WARM_UP))
 
-    def _compile(self) -> Callable[[Images, Labels, np.int32], Any]:
-        """The training loop as one graph: steps over a piece of data; sum of losses, hits.
+    def _compile(self) -> Any:
+        """The training loop, traced: images, labels, a seed for warps to sum of losses, hits.
 
         The same updates as Keras' own fit: mean cross-entropy of a batch, then Adam. The lanes of
         a batch depend on each other only through their summed gradients, so that TensorFlow runs
@@ -236,9 +230,8 @@ class _Learner:
 
         signature = [*_data(tf), tf.TensorSpec((), tf.int32)]
         # AutoGraph would take 0.3 s to rewrite what stands here as a graph already.
-        compiled: Callable[[Images, Labels, np.int32], Any] = tf.function(
-            fit, input_signature=signature, autograph=False
-        )
+        compiled = tf.function(fit, input_signature=signature, autograph=False)
+        compiled.get_concrete_function()
         return compiled
 
     def _compile_gradients(self) -> Any:
@@ -275,6 +268,7 @@ class _Learner:
         beta1, beta2 = self.recipe.betas
         step = self.steps.assign_add(1.0)
         learning_rate = self._learning_rate(step)
+        powers = tf.pow(beta1, step), tf.pow(beta2, step)
         for weight, mean, square, gradient in zip(
             self.weights, self.means, self.squares, gradients, strict=True
         ):
@@ -282,8 +276,8 @@ class _Learner:
                 var=weight.handle,
                 m=mean.handle,
                 v=square.handle,
-                beta1_power=tf.pow(beta1, step),
-                beta2_power=tf.pow(beta2, step),
+                beta1_power=powers[0],
+                beta2_power=powers[1],
                 lr=learning_rate,
                 beta1=beta1,
                 beta2=beta2,

@@ -30,6 +30,23 @@ def test_raw_pixels_give_ten_probabilities(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
+def test_computes_in_bfloat16_up_to_the_logits_and_only_while_it_is_told_to(name: str) -> None:
+    model = networks.build(name, seed=0)
+    before = weights(model)
+    exact = model(pixels(3)).numpy()
+    with networks.computing_in("bfloat16", model):
+        assert [layer.compute_dtype for layer in model.layers[-3:]] == [
+            "bfloat16",
+            "float32",
+            "float32",
+        ]
+        rounded = model(pixels(3)).numpy()
+    assert 0 < np.abs(rounded - exact).max() < 0.05
+    assert weights(model) == before
+    np.testing.assert_array_equal(model(pixels(3)).numpy(), exact)
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
 def test_the_seed_alone_decides_the_weights(name: str) -> None:
     first = weights(networks.build(name, seed=1))
     np.random.default_rng().random()
