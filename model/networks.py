@@ -51,7 +51,7 @@ def small() -> list[keras.Layer]:
         layers.Flatten(),
         layers.Dense(128, activation="relu"),
         layers.Dense(10),
-        layers.Softmax(dtype="float32"),
+        layers.Softmax(),
     ]
 
 
@@ -83,7 +83,7 @@ def deep() -> list[keras.Layer]:
         layers.Flatten(),
         layers.Dropout(0.4),
         layers.Dense(10),
-        layers.Softmax(dtype="float32"),
+        layers.Softmax(),
     ]
 
 
