@@ -21,7 +21,11 @@ class Cluster:
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
-        self.environment = own_environment(DASK_LOGGING__DISTRIBUTED="info", **environment)
+        self.environment = own_environment(
+            DASK_LOGGING__DISTRIBUTED="info",
+            DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED="False",  # as docs/scaling.md says
+            **environment,
+        )
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "scheduler.json"
