@@ -136,19 +136,26 @@ def recipe_fit(options: argparse.Namespace) -> dict[str, float]:
         "seconds": time.perf_counter() - started,
         "epochs": len(trained.history),
         "accuracy": accuracy(prediction.predict(trained.model, images[unseen]), labels[unseen]),
-        "train_flops": 3 * flops_of(trained.model) * int((~held_out).sum()) * len(trained.history),
+        "train_flops": train_flops(trained.model) * int((~held_out).sum()) * len(trained.history),
     }
 
 
-def flops_of(network: Any) -> int:
-    """Multiplications and additions of one image's way forward; backward takes about twice them."""
+def train_flops(network: Any) -> int:
+    """Multiplications and additions to train on one image once.
+
+    A layer takes as many for the gradient of its weights as on the way forward, where they are
+    learned, and for the gradient of its input, where something before it is learned.
+    """
     import math
 
-    total = 0
+    total, learned_before = 0, False
     for layer in network.layers:
+        learned = bool(layer.trainable_variables)
         if layer.weights and layer.weights[0].ndim > 1:  # not batch normalisation's
             places = math.prod(layer.output.shape[1:-1])
-            total += 2 * places * math.prod(layer.weights[0].shape)
+            forward = 2 * places * math.prod(layer.weights[0].shape)
+            total += forward * (1 + learned + learned_before)
+        learned_before |= learned
     return total
 
 

@@ -56,6 +56,28 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
     assert weights(networks.build(name, seed=2)) != first
 
 
+def test_the_first_filters_of_small_are_given() -> None:
+    (first, *_) = networks.build("small", seed=1).weights
+    assert not first.trainable
+    filters = first.numpy().reshape(25, 16)
+    np.testing.assert_allclose(np.linalg.norm(filters, axis=0), 1, rtol=1e-6)
+    np.testing.assert_allclose(filters.sum(axis=0), 0, atol=1e-6)  # blind to an even surface
+    alike = filters.T @ filters
+    opposite = np.arange(16) ^ 2  # of four phases the one after next: dark where it is light
+    np.testing.assert_allclose(alike[np.arange(16), opposite], -1, rtol=1e-5)
+    alike[np.arange(16), np.arange(16)] = alike[np.arange(16), opposite] = 0
+    assert np.abs(alike).max() < 0.7  # no two of the others see the same
+
+
+def test_a_step_and_a_stripe_each_find_their_filter() -> None:
+    """Of the filters for one direction the edge answers most to a step, the bar to a stripe."""
+    bar, _, _, edge = networks.edges_and_bars()[:, :, 0, :4].transpose(2, 0, 1)
+    step, stripe = np.zeros((5, 5)), np.zeros((5, 5))
+    step[:, 3:] = stripe[:, 2] = 1
+    assert (step * edge).sum() > 2 * abs((step * bar).sum())
+    assert (stripe * bar).sum() > 2 * abs((stripe * edge).sum())
+
+
 def test_the_reference_is_convolution_relu_pooling() -> None:
     model = networks.build("reference", seed=0)
     textbook = keras.Sequential(
