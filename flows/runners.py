@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from prefect import Task, get_run_logger, unmapped
@@ -24,12 +24,19 @@ from tasks.support import tensorflow_import, workspace
 R = TypeVar("R")
 Runner = TaskRunner[Any]
 
+PROCESS_KILLED = "A worker process was killed, perhaps for want of memory."
+
 
 class EachMember:
     """Calls a task once for each member, on the workers if there are any."""
 
-    def __init__(self, runner: Runner | None, members: int, allow_missing: int) -> None:
-        self.runner = runner
+    def __init__(
+        self,
+        opened: Callable[[], AbstractContextManager[Runner | None]],
+        members: int,
+        allow_missing: int,
+    ) -> None:
+        self.opened = opened
         self.members = members
         self.allow_missing = min(allow_missing, members - 1)  # one at least must be there
 
@@ -40,33 +47,54 @@ class EachMember:
             PermanentError: more members than may be missing failed, each after its retries.
             TransientError: the workers are gone.
         """
+        try:
+            return self._call(task, inputs)
+        except BrokenProcessPool:
+            get_run_logger().warning("%s The members go on in new processes.", PROCESS_KILLED)
+        try:
+            return self._call(task, inputs)
+        except BrokenProcessPool as error:
+            raise TransientError(
+                f"{PROCESS_KILLED} It is the second.",
+                "Run it again: finished members are kept, the others go on after their last "
+                "epoch. With fewer --workers less memory is needed.",
+            ) from error
+
+    def _call(self, task: Task[..., R], inputs: dict[str, Any]) -> tuple[list[R], dict[int, str]]:
+        """As above, but for BrokenProcessPool: a process of a pool was killed."""
         results: dict[int, R] = {}
         missing: dict[int, str] = {}
-        for member, result in self._outcomes(task, inputs):
-            try:
-                results[member] = result()
-            except (BrokenProcessPool, CancelledError) as error:
-                raise workers_lost(error) from error
-            except Exception as error:
-                missing[member] = reason(error)
-                if len(missing) > self.allow_missing:
-                    raise failed(member, error) from error
-                get_run_logger().warning(
-                    "The run goes on without member %d: %s", member, missing[member]
-                )
+        with self.opened() as runner:
+            for member, result in self._outcomes(runner, task, inputs):
+                try:
+                    results[member] = result()
+                except BrokenProcessPool:
+                    raise
+                except CancelledError as error:
+                    raise TransientError(
+                        "The Dask scheduler is gone, or has cancelled the members.",
+                        "Start it and its workers, and run it again: finished members are kept.",
+                    ) from error
+                except Exception as error:
+                    missing[member] = reason(error)
+                    if len(missing) > self.allow_missing:
+                        raise failed(member, error) from error
+                    get_run_logger().warning(
+                        "The run goes on without member %d: %s", member, missing[member]
+                    )
         return [results[member] for member in sorted(results)], dict(sorted(missing.items()))
 
     def _outcomes(
-        self, task: Task[..., R], inputs: dict[str, Any]
+        self, runner: Runner | None, task: Task[..., R], inputs: dict[str, Any]
     ) -> Iterator[tuple[int, Callable[[], R]]]:
         """Members as they end, each with the call that gives its result or raises."""
-        if self.runner is None:
+        if runner is None:
             for member in range(self.members):
                 yield member, lambda member=member: task(**inputs, member=member)  # type: ignore[misc]
             return
         began = time.monotonic()
         same = {name: unmapped(value) for name, value in inputs.items()}
-        futures = self.runner.map(task, {**same, "member": list(range(self.members))})  # type: ignore[arg-type]
+        futures = runner.map(task, {**same, "member": list(range(self.members))})  # type: ignore[arg-type]
         member_of = {future.task_run_id: member for member, future in enumerate(futures)}
         for future in as_completed(list(futures)):
             yield member_of[future.task_run_id], future.result
@@ -78,14 +106,15 @@ class EachMember:
 def each_member(settings: Settings, members: int) -> Iterator[EachMember]:
     """Choose where the members run, say so, and start what it takes."""
     name, workers = choose(settings, members)
-    with ExitStack() as stack:
-        runner: Runner | None = None
-        if name == "processes":
-            get_run_logger().info("The %d members are trained in %d processes", members, workers)
-            runner = stack.enter_context(process_pool(workers))
-        elif name == "dask":
-            runner = stack.enter_context(dask(settings.dask_address, workers))
-        yield EachMember(runner, members, settings.allow_missing_members)
+    missing = settings.allow_missing_members
+    if name == "processes":
+        get_run_logger().info("The %d members are trained in %d processes", members, workers)
+        yield EachMember(lambda: process_pool(workers), members, missing)
+    elif name == "dask":
+        with dask(settings.dask_address, workers) as runner:
+            yield EachMember(lambda: nullcontext(runner), members, missing)
+    else:
+        yield EachMember(nullcontext, members, missing)
 
 
 def choose(settings: Settings, members: int) -> tuple[str, int]:
@@ -145,20 +174,6 @@ def dask(address: str | None, workers: int) -> Iterator[Runner]:
         ) from error
     with dask_runner.opened(address, workers) as runner:
         yield runner
-
-
-def workers_lost(error: BaseException) -> PipelineError:
-    """All workers are gone, not one member's."""
-    if isinstance(error, BrokenProcessPool):
-        return TransientError(
-            "A worker process was killed, perhaps for want of memory.",
-            "Run it again: finished members are kept, the others go on after their last epoch. "
-            "With fewer --workers less memory is needed.",
-        )
-    return TransientError(
-        "The Dask scheduler is gone, or has cancelled the members.",
-        "Start it and its workers, and run it again: finished members are kept.",
-    )
 
 
 def reason(error: Exception) -> str:

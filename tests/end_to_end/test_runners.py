@@ -43,13 +43,21 @@ def make(member: int, failing: tuple[int, ...], killed: tuple[int, ...], seconds
     time.sleep(seconds)
     if member in failing:
         raise PermanentError(f"There is no {member}.", "Count again.")
-    if member in killed:
+    if member in killed and spend_a_life(workspace.current().root):
         for _ in range(200):  # so many that it is still sending them, and holds the queue's lock
             get_run_logger().info("x" * 100_000)
         os.kill(os.getpid(), signal.SIGKILL)
     with workspace.current().temporary_folder() as folder:
         (folder / "made").write_text(str(member))
         return Made(member=member, process=os.getpid(), file=File.keep(folder / "made"))
+
+
+def spend_a_life(root: Path) -> bool:
+    """Whether a member that takes its process with it does so once more; it does it twice."""
+    lives = root / "lives"
+    left = int(lives.read_text()) if lives.exists() else 2
+    lives.write_text(str(left - 1))
+    return left > 0
 
 
 @flow
@@ -114,7 +122,18 @@ def test_a_member_that_fails_fails_the_run_with_its_number(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_killed_process_is_one_error_and_finished_members_are_kept(tmp_path: Path) -> None:
+def test_after_a_killed_process_the_members_go_on_in_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "lives").write_text("1")
+    settings = Settings(workspace=tmp_path, runner="processes", workers=1)
+    results, missing = made(settings, 3, killed=(1,))
+    assert not missing
+    assert [result.member for result in results] == [0, 1, 2]
+    first, second, third = (result.process for result in results)
+    assert first != second == third  # the first member was kept
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_second_killed_process_is_one_error_and_finished_members_are_kept(tmp_path: Path) -> None:
     settings = Settings(workspace=tmp_path, runner="processes", workers=1)
     with pytest.raises(TransientError, match="A worker process was killed"):
         made(settings, 2, killed=(1,))
