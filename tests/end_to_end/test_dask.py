@@ -222,7 +222,8 @@ def test_a_cluster_that_cannot_work_is_one_error(
     tmp_path: Path, cluster: Cluster, server: dict[str, str]
 ) -> None:
     nobody = [*OPTIONS, "--runner=dask", "--dask-address=tcp://127.0.0.1:9"]
-    done = run(*nobody, "--workspace", tmp_path / "w", **server)
+    patience = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s"}  # instead of 30
+    done = run(*nobody, "--workspace", tmp_path / "w", **server, **patience)
     assert done.returncode == 1
     assert "No Dask scheduler answers" in error_line(done)
 

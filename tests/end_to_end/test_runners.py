@@ -142,6 +142,7 @@ def test_a_second_killed_process_is_one_error_and_finished_members_are_kept(tmp_
 
 
 def test_a_process_killed_while_it_logs_does_not_keep_the_run_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "lives").write_text("1")
     code = f"""
 import os
 from flows.temporary_server import TemporaryServer
@@ -159,7 +160,7 @@ made(Settings(workspace={str(tmp_path)!r}, runner="processes", workers=1), 1, ki
         timeout=90,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 0, done.stderr
     assert "A worker process was killed" in done.stderr
 
 
