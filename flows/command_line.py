@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from flows import STARTED
+from flows import STARTED, signals
 from flows.settings import Settings
 from model.errors import PipelineError, TransientError
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from flows.temporary_server import TemporaryServer
     from tasks.support.records import Run
 
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 128 + signal.SIGINT
+FAILED, WRONG_USAGE = 1, 2
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -57,19 +55,15 @@ def run(
     flow: Flow[[Settings], Run], settings: Settings, server: TemporaryServer | None = None
 ) -> int:
     """Run the flow; print its summary, or one ``error:`` line; return the exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _stop)
-        elif number == signal.SIGHUP:  # nohup: the run is to outlive its terminal
-            os.environ["TTY_COMPATIBLE"] = "0"  # rich draws no live bar, which could not
     if not settings.debug:
         for handler in logging.getLogger().handlers:  # the console's; the server gets all
             handler.addFilter(_has_no_traceback)
     try:
+        signals.raise_stopped()
         with served(server, settings):
             outcome = flow(settings)
-    except KeyboardInterrupt:
-        return _say("stopped by Ctrl-C; the same command goes on from here", INTERRUPTED)
+    except signals.Stopped as stopped:
+        return _say(str(stopped), 128 + stopped.number)
     except Exception as error:
         if settings.debug:
             traceback.print_exc()
@@ -197,8 +191,3 @@ def _server_lost(error: BaseException, server: TemporaryServer | None) -> Transi
 def _has_no_traceback(record: logging.LogRecord) -> bool:
     """The ``error:`` line says what is needed; Prefect's tracebacks say the same, at length."""
     return not record.exc_info
-
-
-def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    name = signal.Signals(signal_number).name
-    sys.exit(_say(f"stopped by {name}; the same command goes on from here", 128 + signal_number))
