@@ -66,7 +66,9 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
             seed=settings.seed,
         )
         evaluation = evaluate(digits.train, digits.positions, recipe, members, dataset.notice)
-        predictions = predict(digits.test, members, dataset.sample_submission, dataset.test_labels)
+        predictions = predict(
+            digits.test, recipe, members, dataset.sample_submission, dataset.test_labels
+        )
         submission = submit(
             dataset,
             predictions,

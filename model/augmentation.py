@@ -1,9 +1,13 @@
-"""Warp digits at random, each differently: rotated, zoomed, sheared and shifted in one step."""
+"""Warp digits: rotated, zoomed, sheared and shifted in one step, at random or in fixed ways."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ROTATION = math.radians(9)  # at most, either way; as are all below
 ZOOM = 0.1  # of the size, each way on its own
@@ -11,18 +15,52 @@ SHEAR = 0.12
 SHIFT = 1  # pixel: digits come centred; gentler warps did better than stronger ones
 
 
-def warp(images: Any, seed: Any) -> Any:
-    """uint8 (n, 28, 28, 1) to float32 alike, 0 to 255; what comes from outside is background.
+VIEW = 0.3  # of each range that a view of an image differs from it
+# And which way, in _inverse_maps' order: not at all, two ways, and against each of the two.
+VIEWS = (
+    (0, 0, 0, 0, 0, 0),
+    (1, 1, 1, 1, 1, 1),
+    (-1, -1, -1, -1, -1, -1),
+    (1, -1, -1, 1, 1, -1),
+    (-1, 1, 1, -1, -1, 1),
+)
 
-    ``seed``, int32 (2,), decides everything. The maps are composed before any pixel is touched:
-    three layers of Keras would interpolate, and blur, three times.
+
+def warp(images: Any, seed: Any) -> Any:
+    """uint8 (n, 28, 28, 1) to float32 alike, 0 to 255, each image warped differently.
+
+    ``seed``, int32 (2,), decides everything.
     """
     import tensorflow as tf
 
-    images = tf.cast(images, tf.float32)
+    amounts = tf.random.stateless_uniform((6, tf.shape(images)[0]), seed, -1, 1)
+    return transform(images, _inverse_maps(amounts))
+
+
+def view(images: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+    """The images (n, 28, 28, 1), all warped alike; view 0 is the very same array."""
+    if number == 0:
+        return images
+    import tensorflow as tf
+
+    amounts = VIEW * tf.constant(VIEWS[number], tf.float32)[:, tf.newaxis]
+    seen = tf.round(transform(images, _inverse_maps(amounts)))
+    warped: NDArray[np.uint8] = tf.cast(seen, tf.uint8).numpy()
+    return warped
+
+
+def transform(images: Any, maps: Any) -> Any:
+    """uint8 (n, 28, 28, 1) to float32 alike, 0 to 255; what comes from outside is background.
+
+    ``maps``, float32 (n, 8) or one for all: where each pixel x, y comes from, a b c d e f 0 0 for
+    (ax+by+c, dx+ey+f). They are composed before any pixel is touched: three layers of Keras would
+    interpolate, and blur, three times.
+    """
+    import tensorflow as tf
+
     return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=_inverse_maps(tf.shape(images)[0], seed),
+        images=tf.cast(images, tf.float32),
+        transforms=maps,
         output_shape=(28, 28),
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
@@ -30,13 +68,11 @@ def warp(images: Any, seed: Any) -> Any:
     )
 
 
-def _inverse_maps(count: Any, seed: Any) -> Any:
-    """float32 (n, 8): where each pixel x, y comes from, a b c d e f 0 0 for (ax+by+c, dx+ey+f)."""
+def _inverse_maps(amounts: Any) -> Any:
+    """Maps for ``transform``, float32 (n, 8), of amounts (6, n), each a share of its range."""
     import tensorflow as tf
 
-    rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(
-        tf.random.stateless_uniform((6, count), seed, -1, 1)
-    )
+    rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(amounts)
     cosine, sine = tf.cos(ROTATION * rotation), tf.sin(ROTATION * rotation)
     wide, high, slant = tf.exp(ZOOM * zoom_x), tf.exp(ZOOM * zoom_y), SHEAR * shear
     a, b = cosine * wide, cosine * slant * wide - sine * high  # rotated after sheared and zoomed

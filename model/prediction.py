@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.augmentation import view
 from model.errors import PermanentError
+from model.forms import PIECE, in_form
+from model.recipes import Form
 
 if TYPE_CHECKING:
     import keras
@@ -40,9 +43,25 @@ def load(path: Path) -> keras.Model:
         raise PermanentError(f"{path} cannot be read as a Keras model: {error}", remedy) from error
 
 
-def predict(model: keras.Model, images: Images, batch_size: int = BATCH_SIZE) -> Probabilities:
-    """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1."""
-    return np.concatenate(list(predictor(model, batch_size)([images])))
+def predict(
+    model: keras.Model,
+    images: Images,
+    *,
+    form: Form = "drawn",
+    views: int = 1,
+    batch_size: int = BATCH_SIZE,
+) -> Probabilities:
+    """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1, by a network that sees that form.
+
+    The mean over the first ``views`` views of each image: see model.augmentation.
+    """
+    forward = predictor(model, batch_size)
+    pieces = [images[start : start + PIECE] for start in range(0, len(images), PIECE)]
+    total = np.zeros((len(images), 10), np.float32)
+    for number in range(views):
+        seen = (in_form(view(piece, number), form) for piece in pieces)
+        total += np.concatenate(list(forward(seen)))
+    return total / np.float32(views)
 
 
 def predictor(

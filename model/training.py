@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model import augmentation, networks, prediction
+from model import augmentation, forms, networks, prediction
 from model.errors import PermanentError
 from model.evaluation import evaluate
 from model.recipes import Recipe
@@ -86,6 +86,7 @@ def train(
             f"Of {len(labels)} rows {held_out.size} would be held out for validation.",
             "Choose a validation fraction that leaves rows on both sides.",
         )
+    images = forms.in_form(images, recipe.form(member))
     learner = _Learner(recipe, seed, member, len(training_rows))
     predict = prediction.predictor(learner.model)
     store = checkpoints and _Checkpoints(

@@ -31,7 +31,12 @@ def evaluate(
     sums = np.zeros((2, rows.count, digits.CLASSES))  # held out, trained on
     times = np.zeros((2, rows.count), dtype=int)
     for member in members:
-        probabilities = prediction.predict(prediction.load(member.model.location), images)
+        probabilities = prediction.predict(
+            prediction.load(member.model.location),
+            images,
+            form=recipe.form(member.member),
+            views=recipe.views,
+        )
         held_out = digits.validation_mask(
             positions.array(), recipe.validation_fraction, member.member
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from model import digits, evaluation
+from model.recipes import Recipe
 from tasks.support import workspace
 from tasks.support.caching import stage
 from tasks.support.records import File, Member, Predictions, TestRows
@@ -12,14 +13,24 @@ from tasks.support.records import File, Member, Predictions, TestRows
 
 @stage("tensorflow", "keras", "numpy")
 def predict(
-    rows: TestRows, members: list[Member], sample_submission: File, test_labels: File | None
+    rows: TestRows,
+    recipe: Recipe,
+    members: list[Member],
+    sample_submission: File,
+    test_labels: File | None,
 ) -> Predictions:
     """Average the members' probabilities and write the most probable digit of each image."""
     from model import prediction
 
     images = rows.images.array()
     probabilities = sum(
-        prediction.predict(prediction.load(member.model.location), images) for member in members
+        prediction.predict(
+            prediction.load(member.model.location),
+            images,
+            form=recipe.form(member.member),
+            views=recipe.views,
+        )
+        for member in members
     )
     labels = np.argmax(probabilities, axis=1).astype(np.uint8)
     with workspace.current().temporary_folder() as folder:

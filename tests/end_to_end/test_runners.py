@@ -12,14 +12,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from prefect import flow, get_run_logger
 from pydantic import ValidationError
 
 from flows.mnist_flow import mnist_flow
 from flows.runners import choose, cores, each_member
 from flows.settings import Settings
+from model.digits import read_submission, stratified_positions, validation_mask
 from model.errors import PermanentError, TransientError
+from model.prediction import load, predict
+from model.recipes import Recipe, recipe_for
+from model.sample import sample_digits, split_like_competition
 from tasks.support import workspace
 from tasks.support.caching import kept_under, stage
 from tasks.support.records import File, Record
@@ -76,11 +82,19 @@ def made(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_the_bytes_do_not_depend_on_the_runner(tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_the_runner_and_are_those_of_the_members(
+    tmp_path: Path,
+) -> None:
     runs = {}
     for runner, workers in (("local", None), ("processes", 2)):
         settings = Settings.model_validate(
-            {**OPTIONS, "workspace": tmp_path / runner, "runner": runner, "workers": workers}
+            {
+                **OPTIONS,
+                "recipe": "best",
+                "workspace": tmp_path / runner,
+                "runner": runner,
+                "workers": workers,
+            }
         )
         runs[runner] = tmp_path / runner / mnist_flow(settings).folder
     for name in SAME_BYTES:
@@ -88,7 +102,36 @@ def test_the_bytes_do_not_depend_on_the_runner(tmp_path: Path) -> None:
         assert ours == theirs, name
     stages = (runs["processes"] / "report.html").read_text()
     assert "train" in stages
-    assert json.loads((runs["processes"] / "metrics.json").read_text())["members"] == 3
+    metrics = json.loads((runs["processes"] / "metrics.json").read_text())
+    assert metrics["members"] == 3
+    expected = by_hand(runs["processes"], recipe_for("best"))
+    np.testing.assert_array_equal(
+        read_submission(runs["processes"] / "submission.csv"), expected[0]
+    )
+    assert metrics["validation_accuracy"] == expected[1]
+    assert metrics["train_accuracy"] == expected[2]
+
+
+def by_hand(run: Path, recipe: Recipe) -> tuple[NDArray[np.integer], float, float]:
+    """Test predictions, out-of-fold and training accuracy of three members on the sample."""
+    images, labels, test, _ = split_like_competition(*sample_digits())
+    positions = stratified_positions(labels, seed=0)
+    sums = np.zeros((2, len(labels), 10))
+    of_test = np.zeros((len(test), 10))
+    folds = [validation_mask(positions, recipe.validation_fraction, member) for member in range(3)]
+    for member, held_out in enumerate(folds):
+        model = load(run / f"model-{member:02d}.keras")
+        sees: dict[str, Any] = {"form": recipe.form(member), "views": recipe.views}
+        of_test += predict(model, test, **sees)
+        probabilities = predict(model, images, **sees)
+        sums[0, held_out] += probabilities[held_out]
+        sums[1, ~held_out] += probabilities[~held_out]
+    right = sums.argmax(axis=2) == labels
+    return (
+        of_test.argmax(axis=1),
+        float(right[0, np.any(folds, axis=0)].mean()),
+        float(right[1].mean()),
+    )
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -12,6 +12,7 @@ import pytest
 from model import networks, training
 from model.errors import PermanentError
 from model.evaluation import evaluate
+from model.forms import in_form
 from model.prediction import predict
 from model.recipes import recipe_for
 from model.training import Epoch, Images, Labels, Trained, train
@@ -181,6 +182,16 @@ def test_another_member_is_another_training(undisturbed: Trained) -> None:
     recipe = RECIPE.model_copy(update={"epochs": 1})
     other = train(recipe, IMAGES, LABELS, HELD_OUT, 5, member=1)
     assert other.history[0].train_loss != undisturbed.history[0].train_loss
+
+
+def test_members_see_the_recipes_forms_in_turns() -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 1, "forms": ("drawn", "wide")})
+    drawn = RECIPE.model_copy(update={"epochs": 1})
+    for member, images in enumerate((IMAGES, in_form(IMAGES, "wide"), IMAGES)):
+        ours = train(recipe, IMAGES, LABELS, HELD_OUT, 5, member=member)
+        theirs = train(drawn, images, LABELS, HELD_OUT, 5, member=member)
+        assert weights(ours) == weights(theirs)
+        assert figures(ours.history) == figures(theirs.history)
 
 
 def test_only_the_same_training_finds_a_state() -> None:
