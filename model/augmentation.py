@@ -1,13 +1,9 @@
-"""Warp digits: rotated, zoomed, sheared and shifted in one step, at random or in fixed ways."""
+"""Warp digits at random, each differently: rotated, zoomed, sheared and shifted in one step."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from typing import Any
 
 ROTATION = math.radians(9)  # at most, either way; as are all below
 ZOOM = 0.1  # of the size, each way on its own
@@ -15,44 +11,17 @@ SHEAR = 0.12
 SHIFT = 1  # pixel: digits come centred; gentler warps did better than stronger ones
 
 
-VIEW = 0.3  # of each range that a view of an image differs from it
-# And which way, in _inverse_maps' order: not at all, two ways, and against each of the two.
-VIEWS = (
-    (0, 0, 0, 0, 0, 0),
-    (1, 1, 1, 1, 1, 1),
-    (-1, -1, -1, -1, -1, -1),
-    (1, -1, -1, 1, 1, -1),
-    (-1, 1, 1, -1, -1, 1),
-)
-
-
 def warp(images: Any, seed: Any) -> Any:
-    """uint8 (n, 28, 28, 1) to float32 alike, 0 to 255, each image warped differently.
-
-    ``seed``, int32 (2,), decides everything.
-    """
+    """uint8 (n, 28, 28, 1) to float32 alike; ``seed``, int32 (2,), decides everything."""
     import tensorflow as tf
 
-    amounts = tf.random.stateless_uniform((6, tf.shape(images)[0]), seed, -1, 1)
-    return transform(images, _inverse_maps(amounts))
-
-
-def view(images: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-    """The images (n, 28, 28, 1), all warped alike; view 0 is the very same array."""
-    if number == 0:
-        return images
-    import tensorflow as tf
-
-    amounts = VIEW * tf.constant(VIEWS[number], tf.float32)[:, tf.newaxis]
-    seen = tf.round(transform(images, _inverse_maps(amounts)))
-    warped: NDArray[np.uint8] = tf.cast(seen, tf.uint8).numpy()
-    return warped
+    return transform(images, _inverse_maps(tf.shape(images)[0], seed))
 
 
 def transform(images: Any, maps: Any) -> Any:
     """uint8 (n, 28, 28, 1) to float32 alike, 0 to 255; what comes from outside is background.
 
-    ``maps``, float32 (n, 8) or one for all: where each pixel x, y comes from, a b c d e f 0 0 for
+    ``maps``, float32 (n, 8): where each pixel x, y comes from, a b c d e f 0 0 for
     (ax+by+c, dx+ey+f). They are composed before any pixel is touched: three layers of Keras would
     interpolate, and blur, three times.
     """
@@ -68,11 +37,13 @@ def transform(images: Any, maps: Any) -> Any:
     )
 
 
-def _inverse_maps(amounts: Any) -> Any:
-    """Maps for ``transform``, float32 (n, 8), of amounts (6, n), each a share of its range."""
+def _inverse_maps(count: Any, seed: Any) -> Any:
+    """Maps for ``transform``, float32 (n, 8), each different."""
     import tensorflow as tf
 
-    rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(amounts)
+    rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(
+        tf.random.stateless_uniform((6, count), seed, -1, 1)
+    )
     cosine, sine = tf.cos(ROTATION * rotation), tf.sin(ROTATION * rotation)
     wide, high, slant = tf.exp(ZOOM * zoom_x), tf.exp(ZOOM * zoom_y), SHEAR * shear
     a, b = cosine * wide, cosine * slant * wide - sine * high  # rotated after sheared and zoomed

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.augmentation import view
 from model.errors import PermanentError
-from model.forms import PIECE, in_form
+from model.forms import in_form
 from model.recipes import Form
 
 if TYPE_CHECKING:
@@ -44,24 +43,10 @@ def load(path: Path) -> keras.Model:
 
 
 def predict(
-    model: keras.Model,
-    images: Images,
-    *,
-    form: Form = "drawn",
-    views: int = 1,
-    batch_size: int = BATCH_SIZE,
+    model: keras.Model, images: Images, *, form: Form = "drawn", batch_size: int = BATCH_SIZE
 ) -> Probabilities:
-    """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1, by a network that sees that form.
-
-    The mean over the first ``views`` views of each image: see model.augmentation.
-    """
-    forward = predictor(model, batch_size)
-    pieces = [images[start : start + PIECE] for start in range(0, len(images), PIECE)]
-    total = np.zeros((len(images), 10), np.float32)
-    for number in range(views):
-        seen = (in_form(view(piece, number), form) for piece in pieces)
-        total += np.concatenate(list(forward(seen)))
-    return total / np.float32(views)
+    """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1, by a network that sees that form."""
+    return np.concatenate(list(predictor(model, batch_size)([in_form(images, form)])))
 
 
 def predictor(

@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.augmentation import VIEWS
 from model.errors import PermanentError
 
 Form = Literal["drawn", "upright", "narrow", "wide"]  # of digits: see model.forms
@@ -31,7 +30,6 @@ class Recipe(BaseModel):
     lanes: int = Field(ge=1)  # equal parts of a batch that are computed side by side
     target_accuracy: float = Field(gt=0, le=1)  # stop after an epoch with this on validation rows
     forms: tuple[Form, ...] = Field(min_length=1)  # that digits are given to members, in turns
-    views: int = Field(ge=1, le=len(VIEWS))  # of an image, whose mean is what a member predicts
     members: int = Field(ge=1)  # networks trained on different folds; their mean predicts
     validation_fraction: float = Field(gt=0, lt=1)  # rows held out, of each class alike
 
@@ -58,7 +56,6 @@ CLASSIC = Recipe(
     lanes=2,
     target_accuracy=0.995,  # above what this network reaches on unseen digits: seldom stops early
     forms=("drawn",),
-    views=1,
     members=1,  # one network is the reference
     validation_fraction=0.1,  # 4,200 of 42,000 rows: a 95% interval of 0.3 points at 99%
 )
@@ -77,7 +74,6 @@ FAST = Recipe(
     lanes=2,
     target_accuracy=1,  # the schedule needs all of its epochs
     forms=("drawn",),
-    views=1,
     members=1,
     validation_fraction=0.1,
 )
@@ -96,7 +92,6 @@ BEST = Recipe(
     lanes=1,  # members side by side, each in a process of one thread, do more in a second
     target_accuracy=1,  # the schedule needs all of its epochs
     forms=("upright", "drawn", "narrow", "wide"),  # err less together than ten of one form
-    views=5,
     members=10,
     validation_fraction=0.1,  # each row is held out by one of the ten
 )

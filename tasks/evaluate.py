@@ -31,12 +31,8 @@ def evaluate(
     sums = np.zeros((2, rows.count, digits.CLASSES))  # held out, trained on
     times = np.zeros((2, rows.count), dtype=int)
     for member in members:
-        probabilities = prediction.predict(
-            prediction.load(member.model.location),
-            images,
-            form=recipe.form(member.member),
-            views=recipe.views,
-        )
+        model = prediction.load(member.model.location)
+        probabilities = prediction.predict(model, images, form=recipe.form(member.member))
         held_out = digits.validation_mask(
             positions.array(), recipe.validation_fraction, member.member
         )

@@ -25,10 +25,7 @@ def predict(
     images = rows.images.array()
     probabilities = sum(
         prediction.predict(
-            prediction.load(member.model.location),
-            images,
-            form=recipe.form(member.member),
-            views=recipe.views,
+            prediction.load(member.model.location), images, form=recipe.form(member.member)
         )
         for member in members
     )

@@ -12,9 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from model import networks, prediction
-from model.augmentation import view
 from model.errors import PermanentError
-from model.forms import PIECE, in_form
+from model.forms import in_form
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 28, 28, 1), np.uint8)
 
@@ -31,18 +30,10 @@ def test_predicts_what_keras_predicts(model: keras.Model) -> None:
     np.testing.assert_allclose(probabilities, model.predict(IMAGES, verbose=0), rtol=1e-5)
 
 
-def test_a_prediction_is_the_mean_over_views_in_the_networks_form(model: keras.Model) -> None:
-    ours = prediction.predict(model, IMAGES, form="upright", views=3)
-    each = [model.predict(in_form(view(IMAGES, n), "upright"), verbose=0) for n in range(3)]
-    np.testing.assert_allclose(ours, np.mean(each, axis=0), rtol=1e-5)
-
-
-def test_more_images_than_are_warped_at_a_time_keep_their_order(model: keras.Model) -> None:
-    many = np.resize(IMAGES, (PIECE + 70, 28, 28, 1))
-    probabilities = prediction.predict(model, many, form="wide", views=2)
-    assert probabilities.shape == (PIECE + 70, 10)
-    alone = prediction.predict(model, many[-70:], form="wide", views=2)
-    np.testing.assert_allclose(probabilities[-70:], alone, rtol=1e-5)
+def test_images_are_given_to_the_network_in_its_form(model: keras.Model) -> None:
+    ours = prediction.predict(model, IMAGES, form="upright")
+    theirs = model.predict(in_form(IMAGES, "upright"), verbose=0)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_a_stream_is_predicted_as_it_comes(model: keras.Model) -> None:
