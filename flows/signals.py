@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import termios
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -38,7 +41,19 @@ def raise_stopped() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    _leave_lost_terminal()
     raise Stopped(number)
+
+
+def _leave_lost_terminal() -> None:
+    """What is still to be written goes nowhere where the terminal is gone; else it would fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            termios.tcgetattr(stream.fileno())
+        except (OSError, termios.error) as error:
+            if error.args[0] == errno.EIO:
+                with Path(os.devnull).open("wb") as nowhere:
+                    os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _send_again(dropped: UnraisableHookArgs) -> None:
