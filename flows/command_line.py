@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from pydantic import ValidationError
@@ -163,8 +162,7 @@ def _print(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
     except OSError:  # the terminal is gone: this and all that is still to come goes nowhere
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+        signals.into_nowhere(stream)
 
 
 def _server_lost(error: BaseException, server: TemporaryServer | None) -> TransientError | None:

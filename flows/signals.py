@@ -10,7 +10,7 @@ import termios
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -52,8 +52,13 @@ def _leave_lost_terminal() -> None:
             termios.tcgetattr(stream.fileno())
         except (OSError, termios.error) as error:
             if error.args[0] == errno.EIO:
-                with Path(os.devnull).open("wb") as nowhere:
-                    os.dup2(nowhere.fileno(), stream.fileno())
+                into_nowhere(stream)
+
+
+def into_nowhere(stream: TextIO) -> None:
+    """What is still written to the stream is lost, in place of failing."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _send_again(dropped: UnraisableHookArgs) -> None:
