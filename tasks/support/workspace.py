@@ -129,9 +129,12 @@ def making_folder(parent: Path) -> Iterator[Path]:
 def remove_abandoned(parent: Path) -> None:
     """Remove what killed runs were making here."""
     for folder in parent.glob(MAKING + "*"):
-        if abs(time.time() - folder.stat().st_mtime) < SETTLED_SECONDS:
-            continue  # it may just now be getting its lock (abs: the clock may be set back)
-        handle = os.open(folder, os.O_RDONLY)
+        try:
+            if abs(time.time() - folder.stat().st_mtime) < SETTLED_SECONDS:
+                continue  # it may just now be getting its lock (abs: the clock may be set back)
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its maker has just removed or renamed it
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

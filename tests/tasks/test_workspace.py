@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,28 @@ def test_what_a_dead_run_was_making_is_removed(opened_workspace: Workspace, mome
         opened_workspace.make_folders()
         assert alive.is_dir()
         assert not abandoned.exists()
+
+
+@pytest.mark.parametrize("looked_at", ["stat", "open"])
+def test_what_another_process_removes_meanwhile_is_left_to_it(
+    opened_workspace: Workspace, looked_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = opened_workspace.files / f"{workspace.MAKING}x"
+    folder.mkdir()
+    os.utime(folder, (1, 1))
+    owner: Any = Path if looked_at == "stat" else os
+    original = getattr(owner, looked_at)
+
+    def removed_before(path: object, *arguments: object, **options: object) -> object:
+        if path == folder:
+            with suppress(FileNotFoundError):
+                folder.rmdir()
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(owner, looked_at, removed_before)
+    workspace.remove_abandoned(opened_workspace.files)
+    monkeypatch.undo()
+    assert not folder.exists()
 
 
 def test_a_workspace_that_is_a_file(tmp_path: Path) -> None:
