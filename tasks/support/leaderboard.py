@@ -11,7 +11,7 @@ import io
 import json
 from typing import Any
 
-from tasks.support import workspace
+from tasks.support import run_folder, workspace
 from tasks.support.ledger import Ledger
 from tasks.support.logs import log
 
@@ -44,9 +44,7 @@ def collect() -> list[dict[str, Any]]:
     """One row a run, by falling validation accuracy; None where something is not known."""
     sent = {entry.digest: entry for entry in Ledger.current().entries()}
     rows = []
-    for path in sorted(workspace.current().runs.glob("*/metrics.json")):
-        if path.parent.is_symlink():
-            continue  # runs/latest
+    for path in run_folder.each("metrics.json", workspace.current().runs):
         try:
             metrics = json.loads(path.read_text())
             low, high = metrics["validation_accuracy_ci95"]

@@ -39,6 +39,15 @@ def write(name: str, files: dict[str, File | str], store: str | None) -> Path:
     return runs / name
 
 
+def each(name: str, runs: Path) -> list[Path]:
+    """That file of every run, by the runs' names: not of ``latest``, nor of one being made."""
+    return sorted(
+        path
+        for path in runs.glob(f"*/{name}")
+        if not path.parent.is_symlink() and not path.parent.name.startswith(workspace.MAKING)
+    )
+
+
 def describe(path: Path, root: Path) -> dict[str, Any]:
     """An entry of manifest.json."""
     return {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import PermanentError, PipelineError, TransientError
-from tasks.support import artifact_store, workspace
+from tasks.support import artifact_store, run_folder, workspace
 from tasks.support.artifact_store import Item, Store
 from tasks.support.run_folder import MANIFEST, PENDING
 
@@ -40,10 +40,8 @@ def upload(store: Store, folder: Path) -> None:
 def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
     """Upload the marked runs, oldest first; for each, what went wrong. Such a run stays marked."""
     outcomes: dict[str, PipelineError | None] = {}
-    for mark in sorted(runs.glob(f"*/{PENDING}")):
+    for mark in run_folder.each(PENDING, runs):
         run = mark.parent
-        if run.is_symlink():  # latest
-            continue
         outcomes[run.name] = None
         try:
             upload(artifact_store.at(mark.read_text()), run)

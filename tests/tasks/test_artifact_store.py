@@ -605,6 +605,15 @@ def test_the_manifest_and_the_pointer_come_last(
     assert stored_runs.upload_pending(folder.parent) == {}
 
 
+def test_a_run_that_is_still_being_made_is_not_uploaded(
+    finished: Callable[[str], Path], store: Store
+) -> None:
+    folder = finished("20260101-a")
+    folder.rename(folder.with_name(f"{workspace.MAKING}a"))
+    assert stored_runs.upload_pending(folder.parent) == {}
+    assert store.get("latest.json") is None
+
+
 def test_an_older_run_does_not_become_the_newest(
     finished: Callable[[str], Path], store: Store
 ) -> None:

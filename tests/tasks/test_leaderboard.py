@@ -11,7 +11,7 @@ import pytest
 
 from tasks.support import leaderboard
 from tasks.support.ledger import Entry, Judged, Ledger
-from tasks.support.workspace import Workspace
+from tasks.support.workspace import MAKING, Workspace
 
 pytestmark = pytest.mark.usefixtures("opened_workspace")
 
@@ -63,6 +63,11 @@ def test_lists_the_runs_with_the_best_first(opened_workspace: Workspace) -> None
     assert (first["public_score"], first["ref"]) == ("0.7", "3")
     assert (second["public_score"], second["ref"]) == ("", "")
     assert (second["ci95_low"], second["ci95_high"]) == ("0.97", "0.99")
+
+
+def test_lists_no_run_that_is_still_being_made(opened_workspace: Workspace) -> None:
+    add_run(opened_workspace, f"{MAKING}a", 0.98, "x")
+    assert leaderboard.write() == []
 
 
 def test_shows_a_score_that_came_later(opened_workspace: Workspace) -> None:
