@@ -14,7 +14,7 @@ from model.recipes import Form
 
 Images = NDArray[np.uint8]  # (n, 28, 28, 1), 0 to 255
 
-WIDTHS = {"narrow": 14, "wide": 20}  # pixels
+WIDTH = 20  # pixels
 STRETCH = 1.6  # at most, and as much narrower: a one stays a stroke
 SHEAR = 0.8  # pixels a row that are put upright at most
 INK = 30  # what is darker belongs to the digit's box
@@ -29,7 +29,7 @@ def in_form(images: Images, form: Form) -> Images:
     changed = np.empty_like(images)
     for start in range(0, len(images), PIECE):
         piece = np.asarray(images[start : start + PIECE])
-        maps = _upright(piece) if form == "upright" else _of_width(piece, WIDTHS[form])
+        maps = _upright(piece) if form == "upright" else _of_one_width(piece)
         changed[start : start + PIECE] = transform(piece, maps).numpy().round()
     return changed
 
@@ -46,11 +46,11 @@ def _upright(images: Images) -> NDArray[np.float32]:
     return _maps(images, y, x, np.ones_like(slant), slant)
 
 
-def _of_width(images: Images, width: int) -> NDArray[np.float32]:
-    """Maps that stretch each digit's box to a width."""
+def _of_one_width(images: Images) -> NDArray[np.float32]:
+    """Maps that stretch each digit's box to one width."""
     ink = images[..., 0] > INK
     (top, bottom), (left, right) = (_ends(ink.max(axis=axis)) for axis in (2, 1))
-    stretch = np.clip((right - left + 1) / width, 1 / STRETCH, STRETCH)
+    stretch = np.clip((right - left + 1) / WIDTH, 1 / STRETCH, STRETCH)
     return _maps(images, (top + bottom) / 2, (left + right) / 2, stretch, np.zeros_like(stretch))
 
 
@@ -66,10 +66,10 @@ def _maps(
     stretch: NDArray[np.floating],
     slant: NDArray[np.floating],
 ) -> NDArray[np.float32]:
-    """Maps, float32 (n, 8), that bring y, x to the centre; an empty image stays as it is."""
+    """Maps, float32 (n, 6), that bring y, x to the centre; an empty image stays as it is."""
     one, zero = np.ones_like(stretch), np.zeros_like(stretch)
     to_x = stretch, slant, x - (stretch + slant) * CENTRE
-    maps = np.stack([*to_x, zero, one, y - CENTRE, zero, zero], axis=1)
+    maps = np.stack([*to_x, zero, one, y - CENTRE], axis=1)
     empty = ~images.any(axis=(1, 2, 3))
-    maps[empty] = 1, 0, 0, 0, 1, 0, 0, 0
+    maps[empty] = 1, 0, 0, 0, 1, 0
     return maps.astype(np.float32)

@@ -165,18 +165,18 @@ class _Learner:
         """
         batch_size, lanes = self.recipe.batch_size, self.recipe.lanes
         noisy = [layer for layer in self.model.layers if hasattr(layer, "seed_generator")]
-        order, warps, *dropouts = self._random(epoch).spawn(2 + len(noisy))
+        order, changes, *dropouts = self._random(epoch).spawn(2 + len(noisy))
         for layer, dropout in zip(noisy, dropouts, strict=True):
             # Each step draws with the next counter; 31 bits fit whatever integer Keras keeps.
             layer.seed_generator.state.assign([dropout.generate_state(1)[0] >> 1, 0])
-        warp_seed = np.int32(warps.generate_state(1)[0] >> 1)
+        augment_seed = np.int32(changes.generate_state(1)[0] >> 1)
         shuffled = np.random.default_rng(order).permutation(rows)
         if (left_over := len(rows) % batch_size) < lanes:  # too few for a batch
             shuffled = shuffled[: len(rows) - left_over]
         batches = -(-len(shuffled) // batch_size)
         done, loss, correct = 0, 0.0, 0
         for piece in _pieces(shuffled, max(1, CHUNK_ROWS // batch_size) * batch_size):
-            piece_loss, piece_correct = self.fit(images[piece], labels[piece], warp_seed)
+            piece_loss, piece_correct = self.fit(images[piece], labels[piece], augment_seed)
             loss += float(piece_loss)
             correct += int(piece_correct)
             done += -(-len(piece) // batch_size)
@@ -199,7 +199,7 @@ class _Learner:
         return peak * tf.minimum(share / WARM_UP, tf.maximum(0.0, 1 - share) / (1 - WARM_UP))
 
     def _compile(self) -> Any:
-        """The training loop, traced: images, labels, a seed for warps to sum of losses, hits.
+        """The training loop, traced: images, labels, a seed of the changes to sum of losses, hits.
 
         The same updates as Keras' own fit: mean cross-entropy of a batch, then Adam. The lanes of
         a batch depend on each other only through their summed gradients, so that TensorFlow runs
@@ -210,21 +210,23 @@ class _Learner:
         batch_size, lanes = self.recipe.batch_size, self.recipe.lanes
         gradients_of = self._compile_gradients()
 
-        def step(start: Any, loss: Any, hits: Any, images: Any, labels: Any, warp_seed: Any) -> Any:
+        def step(
+            start: Any, loss: Any, hits: Any, images: Any, labels: Any, augment_seed: Any
+        ) -> Any:
             rows = tf.minimum(batch_size, tf.shape(labels)[0] - start)
             parts = []
             for lane in range(lanes):
                 part = slice(start + lane * rows // lanes, start + (lane + 1) * rows // lanes)
-                seed = tf.stack([warp_seed, lanes * tf.cast(self.steps, tf.int32) + lane])
+                seed = tf.stack([augment_seed, lanes * tf.cast(self.steps, tf.int32) + lane])
                 parts.append(gradients_of(images[part], labels[part], rows, seed))
             gradients, losses, right = zip(*parts, strict=True)
             self._update([tf.add_n(lane) for lane in zip(*gradients, strict=True)])
             return start + batch_size, loss + tf.add_n(losses), hits + tf.add_n(right)
 
-        def fit(images: Any, labels: Any, warp_seed: Any) -> Any:
+        def fit(images: Any, labels: Any, augment_seed: Any) -> Any:
             _, loss, hits = tf.while_loop(
                 lambda start, *_: start < tf.shape(labels)[0],
-                lambda start, loss, hits: step(start, loss, hits, images, labels, warp_seed),
+                lambda start, loss, hits: step(start, loss, hits, images, labels, augment_seed),
                 (tf.constant(0), tf.constant(0.0), tf.constant(0)),
             )
             return loss, hits
@@ -244,7 +246,7 @@ class _Learner:
         def gradients_of(images: Any, labels: Any, rows: Any, seed: Any) -> Any:
             truth = tf.one_hot(labels, 10, 1 - smoothing + smoothing / 10, smoothing / 10)
             if self.recipe.augmentation:
-                images = augmentation.warp(images, seed)
+                images = augmentation.augment(images, seed)
             with tf.GradientTape() as tape:
                 logits = images
                 for layer in self.model.layers[:-1]:  # softmax is part of the loss here

@@ -313,7 +313,7 @@ def test_rows_are_needed_on_both_sides(everything: bool) -> None:
 
 def test_every_epoch_and_layer_drops_at_random_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = training._Learner(RECIPE, seed=0, member=0, rows=len(LABELS))
-    monkeypatch.setattr(learner, "fit", lambda images, labels, warp_seed: (0.0, 0))
+    monkeypatch.setattr(learner, "fit", lambda images, labels, augment_seed: (0.0, 0))
     dropouts = [layer for layer in learner.model.layers if isinstance(layer, keras.layers.Dropout)]
     seen = set()
     for epoch in (1, 2):
