@@ -9,29 +9,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.augmentation import transform
+from model.augmentation import Images, transform
 from model.recipes import Form
-
-Images = NDArray[np.uint8]  # (n, 28, 28, 1), 0 to 255
 
 WIDTH = 20  # pixels
 STRETCH = 1.6  # at most, and as much narrower: a one stays a stroke
 SHEAR = 0.8  # pixels a row that are put upright at most
 INK = 30  # what is darker belongs to the digit's box
 CENTRE = 27 / 2  # of the pixels 0 to 27
-PIECE = 4_000  # images at a time: in float32 they take four times their place
 
 
 def in_form(images: Images, form: Form) -> Images:
     """The images in that form, each centred; as drawn it is the very same array."""
     if form == "drawn":
         return images
-    changed = np.empty_like(images)
-    for start in range(0, len(images), PIECE):
-        piece = np.asarray(images[start : start + PIECE])
-        maps = _upright(piece) if form == "upright" else _of_one_width(piece)
-        changed[start : start + PIECE] = transform(piece, maps).numpy().round()
-    return changed
+    return transform(images, _upright if form == "upright" else _of_one_width)
 
 
 def _upright(images: Images) -> NDArray[np.float32]:

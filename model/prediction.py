@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.augmentation import Images, view
 from model.errors import PermanentError
 from model.forms import in_form
 from model.recipes import Form
@@ -19,7 +20,6 @@ from model.recipes import Form
 if TYPE_CHECKING:
     import keras
 
-Images = NDArray[np.uint8]  # (n, 28, 28, 1), 0 to 255
 Probabilities = NDArray[np.float32]  # (n, 10), each row adds up to 1
 
 BATCH_SIZE = 1000  # images a call into TensorFlow, for one thread
@@ -43,10 +43,21 @@ def load(path: Path) -> keras.Model:
 
 
 def predict(
-    model: keras.Model, images: Images, *, form: Form = "drawn", batch_size: int = BATCH_SIZE
+    model: keras.Model,
+    images: Images,
+    *,
+    form: Form = "drawn",
+    views: Sequence[float] = (0,),
+    batch_size: int = BATCH_SIZE,
 ) -> Probabilities:
-    """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1, by a network that sees that form."""
-    return np.concatenate(list(predictor(model, batch_size)([in_form(images, form)])))
+    """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1, by a network that sees that form.
+
+    They are the mean over those views of each image: see ``view`` of model.augmentation.
+    """
+    seen = (in_form(view(images, share), form) for share in views)
+    of_views = np.concatenate(list(predictor(model, batch_size)(seen)))
+    mean: Probabilities = of_views.reshape(len(views), len(images), 10).mean(axis=0)
+    return mean
 
 
 def predictor(

@@ -30,6 +30,7 @@ class Recipe(BaseModel):
     lanes: int = Field(ge=1)  # equal parts of a batch that are computed side by side
     target_accuracy: float = Field(gt=0, le=1)  # stop after an epoch with this on validation rows
     forms: tuple[Form, ...] = Field(min_length=1)  # that digits are given to members, in turns
+    views: tuple[float, ...] = Field(min_length=1)  # of an image, whose mean is what is predicted
     members: int = Field(ge=1)  # networks trained on different folds; their mean predicts
     validation_fraction: float = Field(gt=0, lt=1)  # rows held out, of each class alike
 
@@ -56,6 +57,7 @@ CLASSIC = Recipe(
     lanes=2,
     target_accuracy=0.995,  # above what this network reaches on unseen digits: seldom stops early
     forms=("drawn",),
+    views=(0,),
     members=1,  # one network is the reference
     validation_fraction=0.1,  # 4,200 of 42,000 rows: a 95% interval of 0.3 points at 99%
 )
@@ -74,6 +76,7 @@ FAST = Recipe(
     lanes=2,
     target_accuracy=1,  # the schedule needs all of its epochs
     forms=("drawn",),
+    views=(0,),
     members=1,
     validation_fraction=0.1,
 )
@@ -92,6 +95,7 @@ BEST = Recipe(
     lanes=1,  # members side by side, each in a process of one thread, do more in a second
     target_accuracy=1,  # the schedule needs all of its epochs
     forms=("upright", "drawn", "wide"),  # err less together than ten of one form
+    views=(0, 0.5, -0.5),  # of training's warps: as drawn, and twice warped against each other
     members=10,
     validation_fraction=0.1,  # each row is held out by one of the ten
 )

@@ -32,7 +32,9 @@ def evaluate(
     times = np.zeros((2, rows.count), dtype=int)
     for member in members:
         model = prediction.load(member.model.location)
-        probabilities = prediction.predict(model, images, form=recipe.form(member.member))
+        probabilities = prediction.predict(
+            model, images, form=recipe.form(member.member), views=recipe.views
+        )
         held_out = digits.validation_mask(
             positions.array(), recipe.validation_fraction, member.member
         )

@@ -25,7 +25,10 @@ def predict(
     images = rows.images.array()
     probabilities = sum(
         prediction.predict(
-            prediction.load(member.model.location), images, form=recipe.form(member.member)
+            prediction.load(member.model.location),
+            images,
+            form=recipe.form(member.member),
+            views=recipe.views,
         )
         for member in members
     )

@@ -122,8 +122,9 @@ def by_hand(run: Path, recipe: Recipe) -> tuple[NDArray[np.integer], float, floa
     folds = [validation_mask(positions, recipe.validation_fraction, member) for member in range(2)]
     for member, held_out in enumerate(folds):
         model = load(run / f"model-{member:02d}.keras")
-        of_test += predict(model, test, form=recipe.form(member))
-        probabilities = predict(model, images, form=recipe.form(member))
+        sees: dict[str, Any] = {"form": recipe.form(member), "views": recipe.views}
+        of_test += predict(model, test, **sees)
+        probabilities = predict(model, images, **sees)
         sums[0, held_out] += probabilities[held_out]
         sums[1, ~held_out] += probabilities[~held_out]
     right = sums.argmax(axis=2) == labels

@@ -5,14 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from model import augmentation
-from model.augmentation import augment, dilate_or_erode, warp
+from model.augmentation import PIECE, augment, dilate_or_erode, view, warp
 from model.sample import sample_digits
 
 IMAGES = sample_digits()[0][:64]
 SEED = tf.constant([3, 5])
 KINDS = ("ROTATION", "ZOOM", "SHEAR", "SHIFT", "BEND", "STROKES")
+
+
+def maps(count: int) -> NDArray[np.float32]:
+    """Random maps, float32 (6, count), as ``warp`` makes them."""
+    amounts = tf.random.stateless_uniform((6, count), SEED, -1, 1)
+    made: NDArray[np.float32] = augmentation._inverse_maps(amounts).numpy().T
+    return made
 
 
 def test_the_seed_decides_everything() -> None:
@@ -52,7 +60,7 @@ def test_all_but_a_shift_keep_the_centre(
 ) -> None:
     for name in KINDS:
         monkeypatch.setattr(augmentation, name, amount if name == only else 0.0)
-    a, b, c, d, e, f = augmentation._inverse_maps(50, SEED).numpy().T
+    a, b, c, d, e, f = maps(50)
     x, y = unmoved
     np.testing.assert_allclose(a * x + b * y + c, x, atol=1e-4)
     np.testing.assert_allclose(d * x + e * y + f, y, atol=1e-4)
@@ -61,7 +69,7 @@ def test_all_but_a_shift_keep_the_centre(
 
 
 def test_every_kind_of_warp_is_used_up_to_its_limit() -> None:
-    a, b, c, d, e, f = augmentation._inverse_maps(10_000, SEED).numpy().T
+    a, b, c, d, e, f = maps(10_000)
     angles = np.arctan2(d, a)
     moved_x, moved_y = (a + b - 1) * 13.5 + c, (d + e - 1) * 13.5 + f
     for values, limit in (
@@ -92,7 +100,11 @@ def test_what_lies_between_pixels_is_their_weighted_mean() -> None:
     image[0, 10, 20], image[0, 10, 21], image[0, 11, 20], image[0, 11, 21] = 10, 20, 40, 80
     moved = np.array([[1, 0, 0.25, 0, 1, 0.5]], np.float32)
     mean = 0.5 * (0.75 * 10 + 0.25 * 20) + 0.5 * (0.75 * 40 + 0.25 * 80)
-    assert augmentation.transform(image, moved).numpy()[0, 10, 20, 0] == pytest.approx(mean)
+    sampled = augmentation._sampled(image, *augmentation._mapped(moved)).numpy()
+    assert sampled[0, 10, 20, 0] == pytest.approx(mean)
+    rounded = augmentation.transform(image, lambda _: moved)
+    assert rounded.dtype == np.uint8
+    assert rounded[0, 10, 20, 0] == round(mean)
 
 
 def test_strokes_become_thicker_and_thinner_by_up_to_half_a_pixel() -> None:
@@ -111,3 +123,21 @@ def test_a_digit_keeps_about_its_ink() -> None:
     ratio = ink / before
     assert 0.9 < np.median(ratio) < 1.1
     assert 0.5 < ratio.min() <= ratio.max() < 2
+
+
+@pytest.mark.parametrize("share", [0.5, -0.5])
+def test_a_view_warps_all_images_alike_and_less_than_training_does(share: float) -> None:
+    seen = view(IMAGES, share)
+    assert seen.shape == IMAGES.shape
+    assert seen.dtype == np.uint8
+    change = np.abs(seen.astype(int) - IMAGES).mean()
+    assert 0 < change < np.abs(view(IMAGES, 2 * share).astype(int) - IMAGES).mean()
+    a, b, c, d, *_ = augmentation._inverse_maps(np.full((6, 1), share, np.float32)).numpy()[0]
+    assert np.arctan2(d, a) == pytest.approx(share * augmentation.ROTATION)
+    assert (a + b - 1) * 13.5 + c == pytest.approx(share * augmentation.SHIFT, abs=1e-4)
+    many = np.concatenate([np.repeat(IMAGES, PIECE // 64, axis=0), IMAGES])
+    np.testing.assert_array_equal(view(many, share)[-64:], seen)
+
+
+def test_the_view_that_is_not_warped_is_the_very_same_array() -> None:
+    assert view(IMAGES, 0) is IMAGES

@@ -7,7 +7,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from model.forms import CENTRE, INK, PIECE, WIDTH, Images, in_form
+from model.augmentation import PIECE, Images
+from model.forms import CENTRE, INK, WIDTH, in_form
 from model.recipes import Form
 from model.sample import sample_digits
 

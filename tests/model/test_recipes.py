@@ -28,10 +28,12 @@ def test_every_recipe_is_complete_and_plain_json(name: str) -> None:
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
-@pytest.mark.parametrize("wrong", [(), ("bold",)], ids=str)
-def test_forms_are_known_ones(wrong: tuple[str, ...]) -> None:
-    with pytest.raises(ValidationError, match="forms"):
-        Recipe.model_validate({**recipe_for("best").model_dump(), "forms": wrong})
+@pytest.mark.parametrize(
+    ("field", "wrong"), [("forms", ()), ("forms", ("bold",)), ("views", ()), ("views", ("left",))]
+)
+def test_members_see_something_that_is_known(field: str, wrong: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match=field):
+        Recipe.model_validate({**recipe_for("best").model_dump(), field: wrong})
 
 
 def test_only_what_is_given_is_overridden() -> None:
