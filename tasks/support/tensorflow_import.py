@@ -6,6 +6,7 @@ is faster on a few cores and gives the same bytes however many there are.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -27,6 +28,12 @@ def load() -> None:
 
     # Grappler takes 0.1 s to rewrite a graph, and none of ours ran any faster for it.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    # It takes each member's network, which is traced once, for one function traced again and again.
+    tf.get_logger().addFilter(_is_not_of_tracing)
+
+
+def _is_not_of_tracing(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 def _import_quietly() -> None:
