@@ -211,14 +211,17 @@ def test_the_terminal_of_a_detached_run_goes_away(
 def test_three_runs_at_once_one_of_which_is_killed(
     tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
 ) -> None:
-    started = [start(*OPTIONS, "--workspace", tmp_path, **environment)]
-    assert started[0].stderr
-    next(line for line in started[0].stderr if "'preprocess" in line)
-    started += [start(*OPTIONS, "--workspace", tmp_path, **environment) for _ in range(2)]
-    next(line for line in started[0].stderr if f"epoch 2/{EPOCHS}" in line)
-    started[0].kill()
-    ends = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [-signal.SIGKILL, 0, 0], ends
+    first = start(*OPTIONS, "--workspace", tmp_path, **environment)
+    assert first.stderr
+    next(line for line in first.stderr if f"epoch 2/{EPOCHS}" in line)
+    first.send_signal(signal.SIGSTOP)  # it keeps its lock, and the others come to wait for it
+    others = [start(*OPTIONS, "--workspace", tmp_path, **environment) for _ in range(2)]
+    for process in others:
+        assert process.stderr
+        next(line for line in process.stderr if "'explore" in line)
+    first.kill()
+    ends = [process.communicate()[1] for process in (first, *others)]
+    assert [process.returncode for process in (first, *others)] == [-signal.SIGKILL, 0, 0], ends
     assert "".join(ends[1:]).count(f"epoch {EPOCHS}/{EPOCHS}") == 1
     assert f"epoch 1/{EPOCHS}" not in "".join(ends[1:])
     assert outputs(tmp_path) == undisturbed
