@@ -50,7 +50,7 @@ def warp(images: Any, seed: Any) -> Any:
 
 
 def dilate_or_erode(images: Any, seed: Any) -> Any:
-    """float32 (n, 28, 28, 1) to the same, strokes strokes thicker or thinner."""
+    """float32 (n, 28, 28, 1) to the same, strokes thicker or thinner."""
     import tensorflow as tf
 
     amount = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 1), seed, -STROKES, STROKES)
@@ -87,7 +87,7 @@ def _inverse_maps(amounts: Any) -> Any:
     """Maps for ``transform``, float32 (n, 6), of amounts (6, n), each a share of its range."""
     import tensorflow as tf
 
-    rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(tf.convert_to_tensor(amounts))
+    rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(amounts)
     cosine, sine = tf.cos(ROTATION * rotation), tf.sin(ROTATION * rotation)
     wide, high, slant = tf.exp(ZOOM * zoom_x), tf.exp(ZOOM * zoom_y), SHEAR * shear
     a, b = cosine * wide, cosine * slant * wide - sine * high  # rotated after sheared and zoomed
@@ -103,7 +103,7 @@ def _mapped(maps: Any) -> tuple[Any, Any]:
     import tensorflow as tf
 
     x, y = tf.meshgrid(tf.range(28.0), tf.range(28.0))
-    a, b, c, d, e, f = tf.unstack(tf.convert_to_tensor(maps)[:, :, tf.newaxis, tf.newaxis], axis=1)
+    a, b, c, d, e, f = tf.unstack(maps[:, :, tf.newaxis, tf.newaxis], axis=1)
     return a * x + b * y + c, d * x + e * y + f
 
 
@@ -126,7 +126,7 @@ def _spline() -> NDArray[np.float32]:
 
 
 def _sampled(images: Any, x: Any, y: Any) -> Any:
-    """The images' values at x and y, float32 (n, 28, 28), between pixels bilinearly.
+    """The images' values at x and y, float32 (n, 28, 28, 1), between pixels bilinearly.
 
     Written out, since ImageProjectiveTransformV3 cannot bend and Keras' map_coordinates wants to
     know beforehand how many images there are.
