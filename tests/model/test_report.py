@@ -207,6 +207,13 @@ def test_early_stop_is_said_to_flatter(render: Any) -> None:
     assert "slightly optimistic" not in render(context(metrics=METRICS | {"stopped_early": False}))
 
 
+@RENDERERS
+def test_training_time_of_members_is_told_as_a_sum(render: Any) -> None:
+    assert "8 epochs in 2 min 11 s" in render(context())
+    told = "8 epochs of each network, whose times add up to 2 min 11 s"
+    assert told in render(context(members=4))
+
+
 def test_accuracy_without_count_is_refused() -> None:
     bare = {key: value for key, value in METRICS.items() if key != "validation_count"}
     with pytest.raises(ValidationError, match="validation_count"):
