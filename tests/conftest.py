@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from tasks.support import workspace
@@ -24,7 +25,9 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "digit-recognizer"
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """One temporary server and database for all tests that run tasks or flows."""
-    with prefect_test_harness(server_startup_timeout=120):
+    # Nothing watches the heartbeats here, and each flow would wait a second for the last one.
+    without_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    with prefect_test_harness(server_startup_timeout=120), without_heartbeats:
         yield
 
 
