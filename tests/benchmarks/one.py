@@ -28,7 +28,7 @@ Split = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
 def split(data: Path, held_out: int) -> Split:
     """All training images and labels, and which rows are held out: the same for every kind."""
     images, labels = digits.read_train(data / "train.csv")
-    # This split's member 0 holds out the rows that chose the recipes (RESULTS.md): not a row of it.
+    # Member 0 of this split holds out the rows that chose the recipes (RESULTS.md); 1 shares none.
     positions = digits.stratified_positions(labels, seed=123)
     return images, labels, digits.validation_mask(positions, held_out / len(labels), member=1)
 
