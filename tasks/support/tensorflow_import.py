@@ -21,7 +21,7 @@ def use_one_core() -> None:
 
 
 def load() -> None:
-    """Import TensorFlow (8 s); what else comes to stderr meanwhile is shown afterwards."""
+    """Import TensorFlow (4 s); what else comes to stderr meanwhile is shown afterwards."""
     if "tensorflow" not in sys.modules:
         _import_quietly()
     import tensorflow as tf
