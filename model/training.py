@@ -250,7 +250,7 @@ class _Learner:
             with tf.GradientTape() as tape:
                 logits = images
                 for layer in self.model.layers[:-1]:  # softmax is part of the loss here
-                    logits = layer(logits, training=True)
+                    logits = networks.in_training(layer, logits)
             # Raw, a third of the graph of tf.nn's, which would also run for the labels' gradients.
             losses, slopes = tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=logits, labels=truth)
             share = slopes * (1 / tf.cast(rows, tf.float32))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from model import networks, training
 from model.errors import PermanentError
@@ -128,6 +130,31 @@ def test_lanes_compute_the_updates_of_the_whole_batch() -> None:
     for learner in learners[1:]:
         for ours, expected in zip(learner.weights, learners[0].weights, strict=True):
             np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-3)
+
+
+def test_batch_normalisation_is_keras_own_but_for_rounding() -> None:
+    ours, theirs = (keras.layers.BatchNormalization(momentum=0.9) for _ in range(2))
+    x = tf.constant(RANDOM.normal(3, 2, (64, 5, 5, 8)), tf.float32)
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.gamma.assign(np.linspace(0.5, 2, 8))
+    slopes = tf.constant(RANDOM.normal(size=x.shape), tf.float32)
+
+    def gradients(apply: Callable[[tf.Tensor], tf.Tensor], layer: keras.Layer) -> list[tf.Tensor]:
+        inputs = [x, layer.gamma.value, layer.beta.value]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = apply(x)
+        return [y, *tape.gradient(y, inputs, slopes)]
+
+    found = gradients(lambda x: networks.in_training(ours, x), ours)
+    expected = gradients(lambda x: theirs(x, training=True), theirs)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, rtol=1e-5)
+    # TensorFlow divides by one row less, the unbiased estimate.
+    np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-3)
+    assert networks.in_training(ours, tf.cast(x, tf.bfloat16)).dtype == tf.bfloat16
 
 
 @pytest.mark.parametrize(("rows", "trained_on"), [(48, 48), (49, 48), (50, 50)])
