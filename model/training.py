@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model import augmentation, forms, networks, prediction
+from model import augmentation, forms, networks, prediction, selection
 from model.errors import PermanentError
 from model.evaluation import evaluate
 from model.recipes import Recipe
@@ -135,14 +135,17 @@ class _Learner:
 
         self.recipe = recipe
         self.seed, self.member = seed, member
-        self.total_steps = recipe.epochs * -(-rows // recipe.batch_size)
+        epochs = range(1, recipe.epochs + 1)
+        self.total_steps = sum(-(-self._taken(e, rows) // recipe.batch_size) for e in epochs)
         first_weights = int(self._random(epoch=0).generate_state(1)[0])
         self.model = networks.build(recipe.network, first_weights)
         self.weights = [weight.value for weight in self.model.trainable_variables]
         self.means = [tf.Variable(tf.zeros_like(weight)) for weight in self.weights]
         self.squares = [tf.Variable(tf.zeros_like(weight)) for weight in self.weights]
         self.steps = tf.Variable(0.0)
-        self.variables = [*self.model.variables, *self.means, *self.squares, self.steps]
+        self.losses = tf.Variable(tf.zeros(rows))  # of each row, when it was last trained on
+        state = self.steps, self.losses
+        self.variables = [*self.model.variables, *self.means, *self.squares, *state]
         # What is evaluated and saved computes in float32, so that it runs well on any machine.
         with networks.computing_in(precision(recipe), self.model):
             self.fit = self._compile()
@@ -150,6 +153,10 @@ class _Learner:
     def _random(self, epoch: int) -> np.random.SeedSequence:
         """The source of all randomness of an epoch; epoch 0 is what comes before the first."""
         return np.random.SeedSequence(self.seed, spawn_key=(self.member, epoch))
+
+    def _taken(self, epoch: int, rows: int) -> int:
+        """How many of the rows that epoch trains on."""
+        return selection.count(rows, epoch, self.recipe.epochs, self.recipe.easy_share)
 
     def run_epoch(
         self,
@@ -159,9 +166,10 @@ class _Learner:
         rows: NDArray[np.int64],
         on_batch: Callable[[int, int], None] | None,
     ) -> tuple[float, float]:
-        """Train on the rows once, in an order of this epoch's own; mean loss and accuracy.
+        """Train on the epoch's rows once, in an order of its own; mean loss and accuracy.
 
-        A last batch of fewer rows than there are lanes is left out.
+        Means over all rows, estimated where not all are taken. A last batch of fewer rows than
+        there are lanes is left out.
         """
         batch_size, lanes = self.recipe.batch_size, self.recipe.lanes
         noisy = [layer for layer in self.model.layers if hasattr(layer, "seed_generator")]
@@ -170,19 +178,23 @@ class _Learner:
             # Each step draws with the next counter; 31 bits fit whatever integer Keras keeps.
             layer.seed_generator.state.assign([dropout.generate_state(1)[0] >> 1, 0])
         augment_seed = np.int32(changes.generate_state(1)[0] >> 1)
-        shuffled = np.random.default_rng(order).permutation(rows)
-        if (left_over := len(rows) % batch_size) < lanes:  # too few for a batch
-            shuffled = shuffled[: len(rows) - left_over]
-        batches = -(-len(shuffled) // batch_size)
-        done, loss, correct = 0, 0.0, 0
-        for piece in _pieces(shuffled, max(1, CHUNK_ROWS // batch_size) * batch_size):
-            piece_loss, piece_correct = self.fit(images[piece], labels[piece], augment_seed)
-            loss += float(piece_loss)
-            correct += int(piece_correct)
-            done += -(-len(piece) // batch_size)
+        losses, taken = self.losses.numpy(), self._taken(epoch, len(rows))
+        chosen, weights = selection.select(losses, taken, np.random.default_rng(order))
+        if (left_over := taken % batch_size) < lanes:  # too few for a batch
+            taken -= left_over
+        sums = np.zeros(2)
+        size = max(1, CHUNK_ROWS // batch_size) * batch_size
+        for start in range(0, taken, size):
+            part = slice(start, min(start + size, taken))
+            of_part = rows[chosen[part]]
+            told = self.fit(images[of_part], labels[of_part], weights[part], augment_seed).numpy()
+            losses[chosen[part]] = told[:, 0]
+            sums += weights[part] @ told
             if on_batch:
-                on_batch(done, batches)
-        return loss / len(shuffled), correct / len(shuffled)
+                on_batch(-(-part.stop // batch_size), -(-taken // batch_size))
+        self.losses.assign(losses)
+        loss, accuracy = sums / weights[:taken].sum(dtype=np.float64)
+        return float(loss), float(accuracy)
 
     def learning_rate(self) -> float:
         """That of the next step."""
@@ -199,11 +211,14 @@ class _Learner:
         return peak * tf.minimum(share / WARM_UP, tf.maximum(0.0, 1 - share) / (1 - WARM_UP))
 
     def _compile(self) -> Any:
-        """The training loop, traced: images, labels, a seed of the changes to sum of losses, hits.
+        """The training loop, traced: from images, labels, weights and a seed of the changes.
 
-        The same updates as Keras' own fit: mean cross-entropy of a batch, then Adam. The lanes of
-        a batch depend on each other only through their summed gradients, so that TensorFlow runs
-        them side by side: cheaper than to share out every operation.
+        It gives each row's loss and whether it was read correctly (1 or 0), float32 (n, 2).
+
+        The same updates as Keras' own fit with sample weights: weighted cross-entropy, its mean
+        over a batch, then Adam. The lanes of a batch depend on each other only through their summed
+        gradients, so that TensorFlow runs them side by side: cheaper than to share out every
+        operation.
         """
         import tensorflow as tf
 
@@ -211,25 +226,26 @@ class _Learner:
         gradients_of = self._compile_gradients()
 
         def step(
-            start: Any, loss: Any, hits: Any, images: Any, labels: Any, augment_seed: Any
+            start: Any, told: Any, images: Any, labels: Any, weights: Any, augment_seed: Any
         ) -> Any:
             rows = tf.minimum(batch_size, tf.shape(labels)[0] - start)
             parts = []
             for lane in range(lanes):
                 part = slice(start + lane * rows // lanes, start + (lane + 1) * rows // lanes)
                 seed = tf.stack([augment_seed, lanes * tf.cast(self.steps, tf.int32) + lane])
-                parts.append(gradients_of(images[part], labels[part], rows, seed))
-            gradients, losses, right = zip(*parts, strict=True)
+                shares = weights[part] * (1 / tf.cast(rows, tf.float32))
+                parts.append(gradients_of(images[part], labels[part], shares, seed))
+            gradients, of_rows = zip(*parts, strict=True)
             self._update([tf.add_n(lane) for lane in zip(*gradients, strict=True)])
-            return start + batch_size, loss + tf.add_n(losses), hits + tf.add_n(right)
+            return start + batch_size, told.write(told.size(), tf.concat(of_rows, axis=0))
 
-        def fit(images: Any, labels: Any, augment_seed: Any) -> Any:
-            _, loss, hits = tf.while_loop(
-                lambda start, *_: start < tf.shape(labels)[0],
-                lambda start, loss, hits: step(start, loss, hits, images, labels, augment_seed),
-                (tf.constant(0), tf.constant(0.0), tf.constant(0)),
+        def fit(images: Any, labels: Any, weights: Any, augment_seed: Any) -> Any:
+            _, told = tf.while_loop(
+                lambda start, _: start < tf.shape(labels)[0],
+                lambda start, told: step(start, told, images, labels, weights, augment_seed),
+                (0, tf.TensorArray(tf.float32, 0, dynamic_size=True, element_shape=(None, 2))),
             )
-            return loss, hits
+            return told.concat()
 
         signature = [*_data(tf), tf.TensorSpec((), tf.int32)]
         # AutoGraph would take 0.3 s to rewrite what stands here as a graph already.
@@ -238,12 +254,15 @@ class _Learner:
         return compiled
 
     def _compile_gradients(self) -> Any:
-        """From a lane: its share of the batch's gradients, its sum of losses, its hits."""
+        """From a lane: its part of the batch's gradients; of each row its loss and if it was read.
+
+        The shares (n,) are those of the rows in the batch's mean.
+        """
         import tensorflow as tf
 
         smoothing = self.recipe.label_smoothing
 
-        def gradients_of(images: Any, labels: Any, rows: Any, seed: Any) -> Any:
+        def gradients_of(images: Any, labels: Any, shares: Any, seed: Any) -> Any:
             truth = tf.one_hot(labels, 10, 1 - smoothing + smoothing / 10, smoothing / 10)
             if self.recipe.augmentation:
                 images = augmentation.augment(images, seed)
@@ -253,12 +272,11 @@ class _Learner:
                     logits = networks.in_training(layer, logits)
             # Raw, a third of the graph of tf.nn's, which would also run for the labels' gradients.
             losses, slopes = tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=logits, labels=truth)
-            share = slopes * (1 / tf.cast(rows, tf.float32))
             right = tf.argmax(logits, axis=1, output_type=tf.int32) == tf.cast(labels, tf.int32)
-            hits = tf.reduce_sum(tf.cast(right, tf.int32))
-            return tape.gradient(logits, self.weights, share), tf.reduce_sum(losses), hits
+            of_rows = tf.stack([losses, tf.cast(right, tf.float32)], axis=1)
+            return tape.gradient(logits, self.weights, slopes * shares[:, tf.newaxis]), of_rows
 
-        signature = [*_data(tf), tf.TensorSpec((), tf.int32), tf.TensorSpec((2,), tf.int32)]
+        signature = [*_data(tf), tf.TensorSpec((2,), tf.int32)]
         return tf.function(gradients_of, input_signature=signature, autograph=False)
 
     def _update(self, gradients: list[Any]) -> None:
@@ -401,8 +419,9 @@ def _identity(
 
 
 def _data(tf: Any) -> list[Any]:
-    """The signature of images and labels."""
-    return [tf.TensorSpec((None, 28, 28, 1), tf.uint8), tf.TensorSpec((None,), tf.uint8)]
+    """The signature of images, labels, and a number for each."""
+    rows = tf.TensorSpec((None,), tf.uint8), tf.TensorSpec((None,), tf.float32)
+    return [tf.TensorSpec((None, 28, 28, 1), tf.uint8), *rows]
 
 
 def _pieces(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
