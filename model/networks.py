@@ -139,7 +139,8 @@ def in_training(layer: keras.Layer, x: Any) -> Any:
     """What the layer makes of x in training, where batch normalisation moves its moments.
 
     TensorFlow has that as one operation where Keras' layer makes a dozen: the same but for
-    rounding, in a tenth less time for all of ``deep``.
+    rounding and the moving variance, whose estimate is unbiased here; a tenth less time for
+    all of ``deep``.
     """
     import keras
     import tensorflow as tf

@@ -129,6 +129,7 @@ def test_lanes_compute_the_updates_of_the_whole_batch() -> None:
     told = [learner.fit(IMAGES, LABELS, ONES, np.int32(0)).numpy() for learner in learners]
     for learner, of_rows in zip(learners[1:], told[1:], strict=True):
         np.testing.assert_allclose(of_rows, told[0], rtol=1e-2, atol=1e-3)
+        assert of_rows[:, 0].sum() == pytest.approx(told[0][:, 0].sum(), rel=1e-4)
         for ours, expected in zip(learner.weights, learners[0].weights, strict=True):
             np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-3)
 
