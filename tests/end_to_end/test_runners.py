@@ -126,7 +126,8 @@ def by_hand(run: Path, recipe: Recipe) -> tuple[NDArray[np.integer], float, floa
         of_test += predict(model, test, **sees)
         probabilities = predict(model, images, **sees)
         sums[0, held_out] += probabilities[held_out]
-        sums[1, ~held_out] += probabilities[~held_out]
+        first = ~held_out & ~sums[1].any(axis=1)  # of the members that trained on these rows
+        sums[1, first] = probabilities[first]
     right = sums.argmax(axis=2) == labels
     return (
         of_test.argmax(axis=1),
