@@ -123,16 +123,15 @@ def build(network: str, seed: int) -> keras.Model:
     """A new network, uint8 (n, 28, 28, 1) to float32 (n, 10); ``seed`` decides its weights."""
     import keras
 
+    layers = NETWORKS[network]()
+    # Keras would draw the weights from Python's global generator, which any thread may draw from.
+    learned = [each for each in layers if each.trainable and hasattr(each, "kernel_initializer")]
+    seeds = np.random.SeedSequence(seed).generate_state(len(learned))
+    for layer, its_seed in zip(learned, seeds, strict=True):
+        layer.kernel_initializer = keras.initializers.GlorotUniform(int(its_seed >> 1))
     # Without the dtype Keras would have its input cast before the first layer sees it.
     pixels = keras.Input((28, 28, 1), dtype="uint8")
-    model = keras.Sequential([pixels, *NETWORKS[network]()], name=network)
-    # Keras draws the weights from Python's global generator, which any thread may draw from too.
-    learned = [layer for layer in model.layers if layer.trainable_variables]
-    kernels = [layer.kernel for layer in learned if hasattr(layer, "kernel")]
-    seeds = np.random.SeedSequence(seed).generate_state(len(kernels))
-    for kernel, its_seed in zip(kernels, seeds, strict=True):
-        kernel.assign(keras.initializers.GlorotUniform(int(its_seed >> 1))(kernel.shape))
-    return model
+    return keras.Sequential([pixels, *layers], name=network)
 
 
 def in_training(layer: keras.Layer, x: Any) -> Any:
