@@ -22,6 +22,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from model import training
+from model.recipes import recipe_for
+
 Measured = dict[str, list[dict[str, float]]]
 ROOT = Path(__file__).parents[2]
 
@@ -115,7 +118,8 @@ def table(measured: Measured) -> str:
             )
     plain = statistics.median(column(measured, "plain Keras fit", "seconds"))
     peak = measured["peak"][0]
-    for name, dtype in (("classic", "float32"), ("fast", "bfloat16")):
+    for name in ("classic", "fast"):
+        dtype = training.precision(recipe_for(name))
         seconds = statistics.median(column(measured, name, "seconds"))
         rate = measured[name][0]["train_flops"] / seconds / peak[dtype]
         lines.append(
@@ -145,7 +149,7 @@ def about() -> dict[str, Any]:
     return {
         "processor": next((f for f in flags.splitlines() if f.startswith("model name")), ""),
         "cores": os.cpu_count(),
-        "avx512_bf16": "avx512_bf16" in flags,
+        "bfloat16": training.precision(recipe_for("fast")) == "bfloat16",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("tensorflow", "keras", "prefect", "numpy")},
         "arguments": sys.argv[1:],
