@@ -154,8 +154,9 @@ def learning_curves(
             accuracies = np.array([row[f"{part}_accuracy"] for row in rows])
             left.plot(epochs, _stretched(accuracies), **style)
             right.plot(epochs, [row[f"{part}_loss"] for row in rows], **style)
-    left.axhline(_stretched(target_accuracy), color=INK, linewidth=1, linestyle="--")
-    left.lines[-1].set_label(f"validation wanted: {target_accuracy:.1%}")
+    if target_accuracy < 1:  # else training never stops early
+        left.axhline(_stretched(target_accuracy), color=INK, linewidth=1, linestyle="--")
+        left.lines[-1].set_label(f"validation wanted: {target_accuracy:.1%}")
     first, last = np.searchsorted(_stretched(ACCURACY_TICKS), left.get_ylim())
     ticks = ACCURACY_TICKS[max(first - 1, 0) : last + 1]  # the axis grows to hold them all
     left.set_yticks(_stretched(ticks), [f"{100 * tick:g}%" for tick in ticks])

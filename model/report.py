@@ -31,7 +31,8 @@ CAPTIONS = {
     "learning_curves": (
         "Train",
         "Accuracy and loss by epoch. Training figures are taken while dropout is on and the"
-        " weights still change, so they may look worse than validation.",
+        " weights still change, in some recipes of changed images and with smoothed labels, so"
+        " they may look worse than validation.",
     ),
     "confusion_matrix": (
         "Evaluate",
