@@ -155,14 +155,13 @@ def render_model_card(context: ReportContext) -> str:
 def scores(context: ReportContext) -> list[Score]:
     """The accuracies of the run: validation, then on test data where known, then training."""
     m = context.metrics
-    found = [
-        Score(
-            "Validation accuracy",
-            m.validation_accuracy,
-            m.validation_accuracy_ci95,
-            f"{m.validation_count:,} labelled images that were not trained on",
-        )
-    ]
+    # An ensemble trains on each image and yet holds it out: some members do this, others that.
+    unseen, seen = " that were not trained on", " that were trained on"
+    if context.members > 1:
+        unseen = ", each read only by networks that were not trained on it"
+        seen = ", each read by a network that was trained on it"
+    basis = f"{m.validation_count:,} labelled images{unseen}"
+    found = [Score("Validation accuracy", m.validation_accuracy, m.validation_accuracy_ci95, basis)]
     if m.test_accuracy is not None:
         basis = f"{m.test_count:,} test images, used for nothing else"
         found.append(Score("Test accuracy", m.test_accuracy, m.test_accuracy_ci95, basis))
@@ -171,7 +170,7 @@ def scores(context: ReportContext) -> list[Score]:
             f"Kaggle's public test images: {m.public_score:.5f} for submission {m.submission_ref}"
         )
         found.append(Score("Public score", m.public_score, None, basis))
-    basis = f"{m.train_count:,} images that were trained on"
+    basis = f"{m.train_count:,} images{seen}"
     found.append(Score("Training accuracy", m.train_accuracy, m.train_accuracy_ci95, basis))
     if context.source == "sample":
         return found

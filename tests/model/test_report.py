@@ -214,6 +214,14 @@ def test_training_time_of_members_is_told_as_a_sum(render: Any) -> None:
     assert told in render(context(members=4))
 
 
+@RENDERERS
+def test_of_an_ensemble_it_says_which_networks_read_an_image(render: Any) -> None:
+    assert "images that were not trained on" in render(context())
+    text = render(context(members=4))
+    assert "labelled images, each read only by networks that were not trained on it" in text
+    assert "37,800 images, each read by a network that was trained on it" in text
+
+
 def test_accuracy_without_count_is_refused() -> None:
     bare = {key: value for key, value in METRICS.items() if key != "validation_count"}
     with pytest.raises(ValidationError, match="validation_count"):
