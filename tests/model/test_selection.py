@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.selection import HARD, WHOLE_AT_END, count, select
+from model.selection import HARD, count, select
 
 LOSSES = np.random.default_rng(0).exponential(size=1000).astype(np.float32)
 
 
-def test_the_first_and_the_last_epochs_take_all_rows() -> None:
+def test_the_first_and_the_last_eighth_of_the_epochs_take_all_rows() -> None:
     counts = [count(1000, epoch, 16, easy_share=0.375) for epoch in range(1, 17)]
-    assert counts == [1000] + [500] * (15 - WHOLE_AT_END) + [1000] * WHOLE_AT_END
+    assert counts == [1000] + [500] * 13 + [1000] * 2
+    assert [count(1000, epoch, 2, easy_share=0.5) for epoch in (1, 2)] == [1000, 600]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 999, 1000])
