@@ -22,6 +22,8 @@ def reference() -> list[keras.Layer]:
     from keras import layers
 
     return [
+        # The second pooling leaves out a row and a column, and with them what only they see.
+        layers.Cropping2D(((0, 2), (0, 2))),
         layers.Rescaling(1 / 255),
         layers.Conv2D(32, 3),
         layers.MaxPooling2D(),

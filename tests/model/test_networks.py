@@ -11,6 +11,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from model import networks
+from tests.benchmarks import one
 
 
 def pixels(count: int) -> NDArray[np.uint8]:
@@ -27,6 +28,13 @@ def test_raw_pixels_give_ten_probabilities(name: str) -> None:
     assert probabilities.shape == (3, 10)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_reference_gives_what_it_gives_as_most_notebooks_have_it() -> None:
+    ours, theirs = networks.build("reference", seed=0), one.plain_network()
+    theirs.set_weights([weight.numpy() for weight in ours.trainable_variables])
+    images = pixels(20)  # with ink on the border too
+    np.testing.assert_allclose(ours(images), theirs(images / 255), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
