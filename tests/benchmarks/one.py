@@ -134,11 +134,14 @@ def recipe_fit(options: argparse.Namespace) -> dict[str, float]:
     started = time.perf_counter()
     trained = training.train(recipe, images[kept], labels[kept], held_out[kept], options.seed)
     seconds = time.perf_counter() - started
-    rows, epochs = int((~held_out).sum()), recipe.epochs
-    taken = [selection.count(rows, 1 + i, epochs, recipe.easy_share) for i in range(epochs)]
+    rows = int((~held_out).sum())
+    taken = [
+        selection.count(rows, epoch.epoch, recipe.epochs, recipe.easy_share)
+        for epoch in trained.history
+    ]
     return {
         "seconds": seconds,
-        "epochs": epochs,
+        "epochs": len(taken),
         "accuracy": accuracy(prediction.predict(trained.model, images[unseen]), labels[unseen]),
         "train_flops": train_flops(trained.model) * sum(taken),
     }
