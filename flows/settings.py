@@ -107,7 +107,8 @@ class Settings(BaseSettings):
         description="Name of a Prefect Secret block that holds the Kaggle credentials.",
     )
     workspace: Path = Field(
-        default=Path("workspace"), description="The one folder under which all is written."
+        default=Path("workspace"),
+        description="Folder of data, cache, runs and the record of submissions.",
     )
     artifact_store: str | None = Field(
         default=None,
