@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model import digits
-from model.errors import PermanentError
-from tasks.support import archive, kaggle_client, workspace
+from model.errors import PermanentError, TransientError
+from tasks.support import archive, kaggle_client, tensorflow_import, workspace
 from tasks.support.caching import stage
 from tasks.support.logs import log
 from tasks.support.records import Dataset, File, Source
@@ -71,7 +71,7 @@ def files_in(folder: Path | None) -> list[Path]:
     )
 
 
-@stage("scikit-learn", "keras", reads=contents, excludes=("data_dir", "secret_block"))
+@stage("scikit-learn", "scipy", "keras", reads=contents, excludes=("data_dir", "secret_block"))
 def download(
     source: Source, competition: str, data_dir: Path | None, secret_block: str | None = None
 ) -> Dataset:
@@ -119,12 +119,15 @@ def copy_or_extract(files: list[Path], folder: Path) -> None:
 
 def write_mnist(folder: Path) -> None:
     """Keras' own MNIST in the competition's format; the network is needed the first time."""
+    tensorflow_import.load()  # as training does: Keras would import it with other threads
     import keras
 
     try:
         (train, train_labels), (test, test_labels) = keras.datasets.mnist.load_data()
     except Exception as error:
-        raise PermanentError(
+        if isinstance(error, OSError) and error.errno in workspace.DISK_FAULTS:
+            raise
+        raise TransientError(
             f"Keras could not fetch MNIST: {error}.",
             "Check the network, or use --source sample, which needs none.",
         ) from error

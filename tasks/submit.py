@@ -172,7 +172,8 @@ def outcome(entry: Entry, reason: str) -> Submission:
     """What became of it, in words."""
     status: Literal["complete", "error", "unknown"] = "unknown"
     if entry.status == "complete":
-        status, told = "complete", f"Submission {entry.ref} is scored: {entry.score} (public)."
+        score = "without a public score" if entry.score is None else f"{entry.score} (public)"
+        status, told = "complete", f"Submission {entry.ref} is scored: {score}."
     elif entry.status == "error":
         status, told = "error", f"Kaggle could not score submission {entry.ref}: {entry.reason}"
     elif entry.ref:

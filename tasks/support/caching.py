@@ -7,7 +7,6 @@ result at once share it: the second waits for the first.
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
@@ -67,7 +66,7 @@ def stage(
                 try:
                     return function(*args, **kwargs)
                 except OSError as error:
-                    if error.errno in DISK_FAULTS:
+                    if error.errno in workspace.DISK_FAULTS:
                         raise disk_fault(error) from error
                     raise
 
@@ -108,24 +107,17 @@ def kept_under(
         temporary_settings({PREFECT_TASKS_REFRESH_CACHE: refresh}),
     ):
         opened.stage_seconds["start-up"] = time.monotonic() - started
-        get_result_store().result_storage = (
+        results = get_result_store()
+        before = results.result_storage
+        results.result_storage = (
             stored_results.ArtifactStore(uri=opened_store.uri)
             if opened_store
             else stored_results.ThisDisk()
         )
-        yield opened
-
-
-DISK_FAULTS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.EISDIR,
-    errno.ENOTDIR,
-}
+        try:
+            yield opened
+        finally:  # Prefect keeps what the flow itself raises, when the workspace is closed again
+            results.result_storage = before
 
 
 def disk_fault(error: OSError) -> PermanentError:

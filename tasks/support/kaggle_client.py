@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import json
 import logging
 import random
 import sys
@@ -22,7 +21,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from model.errors import PermanentError, PipelineError, TransientError
+from model.errors import PermanentError, TransientError
 from tasks.support import archive, kaggle_credentials
 from tasks.support.kaggle_credentials import NEW_TOKEN, credentials_form
 from tasks.support.kaggle_errors import NoAnswerError, explained, unusable
@@ -54,6 +53,11 @@ class Patience:
         if failure.status == 429:
             return 1 if failure.retry_after is None else failure.retry_after
         return self.refused if failure.status in (500, 503) else self.settle
+
+    @property
+    def to_be_sure(self) -> float:
+        """The longest ``to_settle`` that there is."""
+        return max(self.refused, self.settle, self.asked)
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,10 @@ class KaggleClient:
                     submission_description=description,
                 )
         except Exception as error:
-            raise self._failure(error, competition) from None
+            failure = explained(error, competition, self.form)
+            if isinstance(failure, NoAnswerError) and failure.status == 429:  # not recorded
+                failure = failure.unless_within(self.patience.asked)
+            raise failure from None
         if not answer.ref:
             raise NoAnswerError("Kaggle did not say which ref the submission has.", "Run it again.")
         return int(answer.ref)
@@ -255,7 +262,9 @@ class KaggleClient:
             try:
                 return function()
             except Exception as error:
-                failure = self._failure(error, competition)
+                failure = explained(error, competition, self.form)
+            if isinstance(failure, NoAnswerError):
+                failure = failure.unless_within(self.patience.asked)
             if not isinstance(failure, NoAnswerError) or pause is None:
                 break
             wait = failure.retry_after
@@ -265,9 +274,6 @@ class KaggleClient:
         if isinstance(failure, NoAnswerError) and failure.status == 429:  # asking on makes it worse
             failure = PermanentError(failure.cause, failure.remedy)
         raise failure  # and not from the error below: that may hold an address as good as a key
-
-    def _failure(self, error: Exception, competition: str) -> PipelineError:
-        return explained(error, competition, self.form, self.patience.asked)
 
 
 @cache
@@ -339,7 +345,7 @@ def _read(method: Callable[..., T], *arguments: Any) -> T:
     """Call the client, which takes for granted that an answer has the right form."""
     try:
         return method(*arguments)
-    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise unusable(error) from None
 
 

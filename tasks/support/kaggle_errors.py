@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import errno
 import re
 from typing import Any
 
 from model.errors import PermanentError, PipelineError, TransientError
 from tasks.support.kaggle_credentials import NEW_TOKEN
+from tasks.support.workspace import DISK_FAULTS
 
 PAGE = "https://www.kaggle.com/competitions/{competition}"
 PHONE = "https://www.kaggle.com/settings/phone"
@@ -47,17 +47,20 @@ class NoAnswerError(TransientError):
     status: int | None = None  # of the answer, where there was one
     retry_after: float | None = None  # seconds
 
+    def unless_within(self, seconds: float) -> PipelineError:
+        """This one; a permanent one where Kaggle asks to wait longer than so many seconds."""
+        if self.retry_after is not None and self.retry_after > seconds:
+            return PermanentError(self.cause, self.remedy)
+        return self
 
-def explained(
-    error: Exception, competition: str, form: str | None, longest: float
-) -> PipelineError:
+
+def explained(error: Exception, competition: str, form: str | None) -> PipelineError:
     """Say what went wrong; what is no failure of Kaggle's is raised as it is.
 
     Args:
         error: from the client or from below it; its own text may hold a signed address.
         competition: the competition that was asked about.
         form: the form of the credentials in use.
-        longest: seconds of Retry-After beyond which waiting is left to the user.
     """
     from requests import RequestException
     from urllib3.exceptions import HTTPError
@@ -66,8 +69,8 @@ def explained(
         return error
     if not isinstance(error, RequestException | HTTPError | OSError):
         raise error
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return PermanentError("The disk is full.", "Make room on it.")
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        raise error
     response: Any = getattr(error, "response", None)
     status, said = (0, "") if response is None else _problem(response)
     if status < 400:
@@ -76,13 +79,10 @@ def explained(
     if not is_store and status < 500 and status not in (408, 429):
         return refusal(status, said, competition, form)
     who = "Kaggle's store" if is_store else "Kaggle"
-    failure = NoAnswerError(
-        f"{who} answered {_with(status, said)}.", "Run it again in some minutes."
-    )
-    failure.status, failure.retry_after = status, _retry_after(response)
-    if failure.retry_after is not None and failure.retry_after > longest:
-        remedy = f"Run it again in {failure.retry_after:.0f} seconds, as it asks."
-        return PermanentError(failure.cause, remedy)
+    seconds = _retry_after(response)
+    when = f"{seconds:.0f} seconds, as it asks" if seconds else "some minutes"
+    failure = NoAnswerError(f"{who} answered {_with(status, said)}.", f"Run it again in {when}.")
+    failure.status, failure.retry_after = status, seconds
     return failure
 
 

@@ -50,7 +50,7 @@ def collect() -> list[dict[str, Any]]:
             low, high = metrics["validation_accuracy_ci95"]
             row = {name: metrics[name] for name in COLUMNS[:6]}
             entry = sent.get(metrics["submission_sha256"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log().warning("%s is left out of leaderboard.csv: %r", path, error)
             continue
         rows.append(

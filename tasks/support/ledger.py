@@ -120,6 +120,7 @@ class Ledger:
 
     def _unwritable(self, error: OSError) -> PermanentError:
         return PermanentError(
-            f"{self.path} cannot be written ({error.strerror or error}): nothing is sent then.",
-            "Make room on the disk, or mend the file's permissions.",
+            f"{self.path} cannot be written ({error.strerror or error}).",
+            "Make room on the disk, or mend the file's permissions, and run it again: what Kaggle "
+            "has already is found, and nothing is sent twice.",
         )

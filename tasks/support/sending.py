@@ -53,14 +53,17 @@ class Sender:
             self._record(entry, status="sending", not_before=now(self.kaggle.patience.settle))
             try:
                 ref = self.kaggle.create_submission(entry.competition, token, description)
-                return self._record(entry, status="pending", ref=ref)
             except PermanentError as refused:
                 self._record(entry, status="refused", reason=refused.cause)
                 raise
-            except NoAnswerError as failure:
-                cause, seconds = failure.cause, self.kaggle.patience.to_settle(failure)
-            unknown = self._record(entry, status="unknown", reason=cause, not_before=now(seconds))
-            log().info("%s Looking for it among the team's submissions.", cause)
+            except NoAnswerError as no_answer:
+                failure, seconds = no_answer, self.kaggle.patience.to_settle(no_answer)
+            else:
+                return self._record(entry, status="pending", ref=ref)
+            unknown = self._record(
+                entry, status="unknown", reason=failure.cause, not_before=now(seconds)
+            )
+            log().info("%s Looking for it among the team's submissions.", failure.cause)
             try:
                 found = self._look_for(entry, seconds)
             except PipelineError as error:
@@ -68,10 +71,12 @@ class Sender:
                 return unknown
             if found:
                 return found
-        self._record(entry, status="absent", reason=cause)
+            if isinstance(failure.unless_within(self.kaggle.patience.asked), PermanentError):
+                break
+        self._record(entry, status="absent", reason=failure.cause)
         raise PermanentError(
-            f"Kaggle did not record the submission in {MOST_SENDS} tries: {cause}",
-            "Run it again later; all but the sending is done.",
+            f"Kaggle did not record the submission: {failure.cause}",
+            f"{failure.remedy} All but the sending is done.",
         )
 
     def settle(self, competition: str) -> None:
@@ -81,11 +86,11 @@ class Sender:
             return
         try:
             listed = self.kaggle.submissions(competition)
+            found = [(e, matching(listed, e) or self._by_ref(e)) for e in waiting]
         except PipelineError as error:
             log().warning("Earlier submissions stay open: %s", error.cause)
             return
-        for entry in waiting:
-            sent = matching(listed, entry)
+        for entry, sent in found:
             if sent:
                 self._record_found(entry, sent)
             elif self._may_show_up_for(entry) <= 0:
@@ -124,20 +129,25 @@ class Sender:
             pause *= 1.5
 
     def _look_up(self, entry: Entry) -> Sent | None:
+        return self._by_ref(entry) or matching(self.kaggle.submissions(entry.competition), entry)
+
+    def _by_ref(self, entry: Entry) -> Sent | None:
+        """What Kaggle has under the ref that the ledger knows: the list may show it later."""
         known = self._known(entry)
         if known and known.ref:
             with contextlib.suppress(PermanentError):  # another team's now: the list decides
                 sent = self.kaggle.submission(entry.competition, known.ref)
                 if entry.digest in sent.description:
                     return sent
-        return matching(self.kaggle.submissions(entry.competition), entry)
+        return None
 
     def _may_show_up_for(self, entry: Entry) -> float:
         """Seconds until the list can be believed when it does not show an earlier attempt."""
         known = self._known(entry)
         if known is None or known.status not in OPEN or known.not_before is None:
             return 0
-        return (known.not_before - now()).total_seconds()
+        # No longer than it ever takes: the clock may have been set back since.
+        return min((known.not_before - now()).total_seconds(), self.kaggle.patience.to_be_sure)
 
     def _known(self, entry: Entry) -> Entry | None:
         return self.ledger.latest(entry.competition).get(entry.digest)

@@ -10,6 +10,7 @@ A cache entry holds no path of the machine, so the workspace can be moved.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,6 +26,16 @@ from model.errors import PermanentError
 MAKING = ".making-"
 SETTLED_SECONDS = 60
 ENVIRONMENT_VARIABLE = "DIGIT_RECOGNIZER_WORKSPACE"
+DISK_FAULTS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENOTDIR,
+}
 
 
 class Workspace:
@@ -45,7 +56,7 @@ class Workspace:
         try:
             for folder in (self.data, self.runs, self.results, self.files, self.locks):
                 folder.mkdir(parents=True, exist_ok=True)
-            for folder in (self.files, self.runs):
+            for folder in (self.root, self.files, self.results, self.runs):
                 remove_abandoned(folder)
             with self.temporary_folder():
                 """The folders may be there and yet not be writable."""
@@ -162,12 +173,7 @@ def move_into_place(source: Path, target: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        move_into_place(Path(name), path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with making_folder(path.parent) as folder:
+        made = folder / path.name
+        made.write_text(text, encoding="utf-8", newline="\n")
+        move_into_place(made, path)

@@ -145,3 +145,19 @@ def test_a_moved_workspace_keeps_its_cache(run: Callable[..., Made], tmp_path: P
     run(root="second")
     assert calls == ["a"]
     assert not (tmp_path / "first").exists()
+
+
+def test_what_the_flow_raises_makes_no_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @flow
+    def failing() -> None:
+        with caching.kept_under(tmp_path / "first", refresh=False, started=0.0):
+            raise ValueError("no")
+
+    monkeypatch.setattr(workspace, "_current", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no"):
+        failing()
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+    assert not list((tmp_path / "first/cache/results").iterdir())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model import digits
-from model.errors import PermanentError
+from model.errors import PermanentError, TransientError
 from tasks import download as stage
 from tasks.support.workspace import Workspace, sha256_of
 
@@ -137,5 +137,5 @@ def test_mnist_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
-    with pytest.raises(PermanentError, match=r"no route to host.*--source sample"):
+    with pytest.raises(TransientError, match=r"no route to host.*--source sample"):
         stage.download.fn("mnist", "digit-recognizer", None)

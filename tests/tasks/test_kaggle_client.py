@@ -275,6 +275,12 @@ def test_a_date_that_is_too_far_off(kaggle: Kaggle) -> None:
         client().submissions_left(COMPETITION)
 
 
+def test_a_date_that_is_none(kaggle: Kaggle) -> None:
+    kaggle.faults = [Fault("ListSubmissions", 9, body=b'{"submissions": [{"ref": 1, "date": ""}]}')]
+    with pytest.raises(TransientError, match=r"no usable answer \(ValueError\)"):
+        client().submissions(COMPETITION)
+
+
 # Downloads: docs/submitting.md has the table of what each fault comes to.
 
 LARGE = {

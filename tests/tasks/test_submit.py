@@ -15,10 +15,11 @@ from prefect import flow
 from model.errors import PermanentError, PipelineError
 from model.evaluation import wilson_interval
 from tasks.submit import preflight, submit
-from tasks.support import kaggle_client, workspace
+from tasks.support import kaggle_client, sending, workspace
 from tasks.support.kaggle_client import Patience
-from tasks.support.ledger import Ledger
+from tasks.support.ledger import Entry, Ledger
 from tasks.support.records import Dataset, Evaluation, File, Predictions, Submission
+from tasks.support.sending import now
 from tests.kaggle_server import ALWAYS, COMPETITION, Fault, Kaggle, kaggle
 
 __all__ = ["kaggle"]  # the fixture
@@ -301,6 +302,11 @@ FAULTS: dict[str, list[Fault]] = {
     "upload reset without end": [Fault("PUT", ALWAYS, reset=True)],
     "503 once when sending": [Fault(CREATE, status=503)],
     "503 without end when sending": [for_ever(CREATE, 503)],
+    "429 when sending, with a Retry-After that is too long": [wait("99", 1, CREATE)],
+    "503 when sending, with a Retry-After that is too long": [
+        Fault(CREATE, status=503, headers={"Retry-After": "99"})
+    ],
+    "... yet recorded": [Fault(CREATE, after=True, status=503, headers={"Retry-After": "99"})],
     "500 when sending, yet recorded": [Fault(CREATE, after=True, status=500)],
     "connection lost before it was recorded": [Fault(CREATE, reset=True)],
     "connection lost after it was recorded": [Fault(CREATE, after=True, reset=True)],
@@ -355,6 +361,48 @@ def test_fault(kaggle: Kaggle, fault: str) -> None:
     assert run_once()[0] == then
     assert len(kaggle.submissions) == 1
     assert not list(workspace.current().files.glob(".making*"))
+
+
+def test_a_ledger_that_cannot_be_written_after_sending(
+    kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Ledger.append
+
+    def fails(ledger: Ledger, entry: Entry) -> None:
+        if entry.status == "pending":
+            raise PermanentError("The disk is full.", "Make room.")
+        append(ledger, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "append", fails)
+        with pytest.raises(PermanentError, match="The disk is full"):
+            send()
+    assert last_status() == "sending"  # and not refused: the next run looks for it
+    kaggle.faults = [Fault(LIST, 2, body=b"{}")]  # shown late by the list
+    assert send().status == "complete"
+    assert len(kaggle.submissions) == 1
+
+
+def test_what_is_pending_is_not_taken_for_absent(kaggle: Kaggle) -> None:
+    kaggle.polls = ALWAYS
+    assert send("a").status == "unknown"
+    kaggle.faults = [Fault(LIST, 1, body=b"{}")]  # to another run, to which the list shows it late
+    kaggle.submissions[0]["polls"] = kaggle.polls = 0
+    send("b", run="second")
+    first, second = Ledger.current().latest(COMPETITION).values()
+    assert (first.status, second.status) == ("complete", "complete")
+
+
+def test_a_clock_that_was_set_back_is_not_waited_for(
+    kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kaggle.faults = [Fault(CREATE, reset=True), copy.copy(NO_LIST)]
+    with monkeypatch.context() as ahead:
+        ahead.setattr(sending, "now", lambda more=0: now(more + 5 * 3600))
+        assert send().status == "unknown"
+    kaggle.faults = []
+    assert send().status == "complete"
+    assert len(kaggle.submissions) == 1
 
 
 @pytest.mark.usefixtures("prefect_server")
