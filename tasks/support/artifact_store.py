@@ -2,6 +2,7 @@
 
     cache/<sha256>        files that stages hand each other
     results/<cache key>   what each stage returned
+    checkpoints/<cache key>  the state of a training under way on a worker with its own disk
     runs/<run name>/...   finished runs; manifest.json comes last, as the commit mark
     latest.json           which run is the newest
 
@@ -80,11 +81,11 @@ class Store:
         with explained(self.uri):
             try:
                 client = boto3.session.Session().client("s3", config=config)
-            except ValueError as error:
+            except ValueError:  # whose text has the endpoint, maybe with a password
                 raise PermanentError(
                     f"{self.uri}: the endpoint is no URL, or the region no name.",
                     "Correct AWS_ENDPOINT_URL or AWS_DEFAULT_REGION.",
-                ) from error
+                ) from None
         for operation in ("PutObject", "CompleteMultipartUpload"):
             client.meta.events.register(f"before-parameter-build.s3.{operation}", self._only_create)
         return client

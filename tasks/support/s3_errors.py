@@ -81,21 +81,21 @@ OTHERWISE = (
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Raise what boto3 raises inside the block as one of the two families of errors."""
+    """Raise what boto3 raises inside the block as one of the two families of errors.
+
+    Not from boto3's: tracebacks would show its text, which may hold the endpoint with a password.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
     from s3transfer.exceptions import RetriesExceededError
 
     try:
         yield
     except (BotoCoreError, ClientError, RetriesExceededError) as error:
-        raise explain(error, where) from error
+        raise explain(error, where) from None
 
 
 def explain(error: Exception, where: str) -> PipelineError:
-    """The error with cause and remedy.
-
-    boto3's own text is left out: it may hold the endpoint with a password in it.
-    """
+    """The error with cause and remedy, without boto3's own text."""
     names = [kind.__name__ for kind in type(error).__mro__]
     detail = names[0]
     if response := getattr(error, "response", None):

@@ -28,7 +28,7 @@ def bring(folder: Path) -> None:
             with workspace.current().temporary_folder() as making:
                 (making / "state").write_bytes(state)
                 workspace.move_into_place(making / "state", place)
-    except PipelineError as error:
+    except (PipelineError, OSError, UnicodeDecodeError) as error:
         log.warning("The training begins without the stored checkpoint: %s", error)
 
 

@@ -17,11 +17,13 @@ from typing import Any
 
 from prefect.filesystems import WritableFileSystem
 from prefect.serializers import JSONSerializer
+from prefect.utilities.importtools import to_qualified_name
 from pydantic import Field, PrivateAttr
 
 from model.errors import PermanentError, PipelineError, TransientError
 from tasks.support import artifact_store, workspace
 from tasks.support.artifact_store import Item
+from tasks.support.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,9 @@ class ArtifactStore(ThisDisk):
                 store.upload(list(items_in(result_of(place.read_text()))))
                 store.put(name, place.read_bytes())
             self._shared.add(place.name)
-        except (PipelineError, OSError, ValueError) as error:
+        except ValueError:
+            pass  # what a failed run or stage raised, which Prefect keeps too: of no use elsewhere
+        except (PipelineError, OSError) as error:
             self._go_on_without(error)
 
     def _fetch(self, key: str) -> str:
@@ -105,13 +109,21 @@ class ArtifactStore(ThisDisk):
 def result_of(content: str) -> Any:
     """The JSON that a stage returned.
 
-    A record says itself how Prefect is to read it, be it as a pickle or with some function:
-    ValueError for all but Prefect's own JSON.
+    What comes from elsewhere says itself how Prefect is to read it, be it as a pickle or by calling
+    some function: ValueError for all but Prefect's own JSON of our records.
     """
-    record = json.loads(content)
-    if record["metadata"]["serializer"] != JSONSerializer().model_dump():
+    stored = json.loads(content)
+    if stored["metadata"]["serializer"] != JSONSerializer().model_dump():
         raise ValueError("The result is not plain JSON.")
-    return json.loads(record["result"])
+    return json.loads(stored["result"], object_hook=_of_records)
+
+
+def _of_records(value: dict[str, Any]) -> dict[str, Any]:
+    """An object of the JSON; ValueError where Prefect would make of it what is no record."""
+    records = [to_qualified_name(record) for record in Record.__subclasses__()]
+    if "__exc_type__" in value or ("__class__" in value and value["__class__"] not in records):
+        raise ValueError("The result is no stage's.")
+    return value
 
 
 def items_in(value: Any) -> Iterator[Item]:

@@ -42,10 +42,12 @@ def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
     outcomes: dict[str, PipelineError | None] = {}
     for mark in run_folder.each(PENDING, runs):
         run = mark.parent
-        outcomes[run.name] = None
         try:
             upload(artifact_store.at(mark.read_text()), run)
             mark.unlink(missing_ok=True)
+            outcomes[run.name] = None
+        except FileNotFoundError:
+            continue  # another run has uploaded it meanwhile
         except PipelineError as error:
             outcomes[run.name] = error
     return outcomes

@@ -24,6 +24,8 @@ from tasks.support.code_digest import project_digest
 LIBRARIES = ("tensorflow", "keras", "numpy", "prefect")
 # What `flows` sets before TensorFlow is imported; it has to be the same everywhere.
 ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL")
+# This process's own, read before a member under way, maybe another run's, sets it to its own.
+OWN_WORKSPACE = os.environ.get(workspace.ENVIRONMENT_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Place:
     @property
     def shared(self) -> bool:
         """Whether this process works in the flow's folder."""
-        own = os.environ.get(workspace.ENVIRONMENT_VARIABLE, str(self.root))
-        return self.marker.exists() and Path(own) == self.root
+        own = workspace.Workspace(Path(OWN_WORKSPACE or self.root)).root
+        return self.marker.exists() and own == self.root
 
     def unfit(self) -> str | None:
         """Why this process cannot work for the run; None where it can."""

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -535,10 +536,20 @@ def test_a_block_of_prefect_gives_the_address() -> None:
         stored_results.address("artifact-store/other")
 
 
-def record(**serializer: str) -> bytes:
+def record(result: str = "{}", **serializer: str) -> bytes:
     """A stage's result as Prefect writes it."""
     metadata = {"serializer": JSONSerializer().model_dump() | serializer}
-    return json.dumps({"metadata": metadata, "result": "{}"}).encode()
+    return json.dumps({"metadata": metadata, "result": result}).encode()
+
+
+@pytest.mark.parametrize("endpoint", ["http://user:{}@127.0.0.1:9", "user:{}@127.0.0.1"])
+def test_no_traceback_shows_a_password_in_the_endpoint(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.format(SECRET))
+    with pytest.raises(PipelineError) as caught:
+        artifact_store.at(URI).reach()
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.usefixtures("opened_workspace")
@@ -572,6 +583,34 @@ def test_a_result_that_asks_for_more_than_json_is_not_read(
         block.read_path("bad")
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"__class__": "subprocess.getoutput", "data": {"cmd": "touch executed"}},
+        {"__class__": ["subprocess.getoutput"], "data": {}},
+        {"inside": [{"__class__": "subprocess.getoutput", "data": {"cmd": "touch executed"}}]},
+        {"__exc_type__": "builtins.SystemExit", "message": "end"},
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("opened_workspace")
+def test_a_result_that_is_no_record_is_not_read(store: Store, result: dict[str, Any]) -> None:
+    block = stored_results.ArtifactStore(uri=URI)
+    store.put("results/bad", record(json.dumps(result)))
+    with pytest.raises(ValueError, match="no stage's"):
+        block.read_path("bad")
+
+
+@pytest.mark.usefixtures("opened_workspace")
+def test_what_a_failed_stage_raised_stays_on_this_disk(
+    s3: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    block = stored_results.ArtifactStore(uri=URI)
+    block.write_path("raised", record('{"__exc_type__": "builtins.ValueError", "message": ""}'))
+    assert not keys(s3)
+    assert not caplog.records
+
+
 # Finished runs.
 
 
@@ -602,6 +641,16 @@ def test_the_manifest_and_the_pointer_come_last(
         f"{run}/model.keras",
     }
     assert names[-2:] == [f"{run}/manifest.json", "latest.json"]
+    assert stored_runs.upload_pending(folder.parent) == {}
+
+
+def test_a_run_that_another_one_uploads_meanwhile(
+    finished: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished("20260101-a")
+    marks = run_folder.each(run_folder.PENDING, folder.parent)
+    marks[0].unlink()
+    monkeypatch.setattr(run_folder, "each", lambda *_: marks)
     assert stored_runs.upload_pending(folder.parent) == {}
 
 
