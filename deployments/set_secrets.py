@@ -39,6 +39,9 @@ def main(arguments: list[str]) -> int:
             return 1
         for name in options.names:
             value = os.environ.get(name) or getpass(f"{name}: ")
+            if not value:
+                print(f"error: {name} has no value: nothing is saved for it", file=sys.stderr)
+                return 1
             Secret(value=value).save(block_name(name), overwrite=True)
         for pool in options.pool:
             refer(client, pool, options.names)

@@ -16,7 +16,7 @@ from pydantic_settings import CliApp, SettingsError
 
 from flows import STARTED, signals
 from flows.settings import Settings
-from model.errors import PipelineError, TransientError
+from model.errors import PermanentError, PipelineError, TransientError
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -31,10 +31,13 @@ def parse(arguments: list[str]) -> Settings:
     """Settings from the arguments and the environment; wrong usage ends the program with 2."""
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
+        settings.check()
     except ValidationError as error:
         _wrong_usage("; ".join(_problem(e["loc"], e["msg"]) for e in error.errors()))
     except SettingsError as error:
         _wrong_usage(str(error).removeprefix("error parsing CLI: "))
+    except PermanentError as error:
+        _wrong_usage(f"{error.cause} {error.remedy}")
     if settings.debug:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
     return settings
@@ -171,12 +174,18 @@ def _server_lost(error: BaseException, server: TemporaryServer | None) -> Transi
     from prefect.settings import PREFECT_API_URL
 
     bottom: BaseException | None = error
-    while bottom and not isinstance(bottom, httpx.HTTPError):
+    while bottom and not isinstance(bottom, httpx.TransportError | httpx.HTTPStatusError):
         bottom = bottom.__cause__ or bottom.__context__
     if bottom is None or isinstance(error, PipelineError):
         return None
     url = server.api_url if server else PREFECT_API_URL.value() or ""
     place = httpx.URL(url).netloc.decode()  # without a password
+    if isinstance(bottom, httpx.HTTPStatusError):
+        return TransientError(
+            f"Prefect's server at {place} answered {bottom.response.status_code}.",
+            "See that PREFECT_API_URL and PREFECT_API_AUTH_STRING are right, and that it is of the "
+            "version of Prefect here; the same command goes on from here.",
+        )
     return TransientError(
         f"Prefect's server at {place} does not answer ({type(bottom).__name__}).",
         "Run the same command again: it goes on from here."

@@ -1,7 +1,7 @@
 """The pipeline: from raw digits to a validated, and when asked submitted, Kaggle entry."""
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 
 from flows import STARTED, command_line, temporary_server
 from flows.settings import Settings
@@ -34,9 +34,10 @@ DEFAULTS = Settings()  # from the environment
 )
 def mnist_flow(settings: Settings = DEFAULTS) -> Run:
     """Download, preprocess, explore, train, evaluate, predict, submit, publish."""
+    settings.check()
     source = resolve(settings.source, settings.kaggle_secret_block)
     recipe = recipe_for(settings.recipe, **settings.recipe_overrides())
-    created = datetime.now().astimezone()
+    created = datetime.now(UTC)
     which = f"{recipe.name}-{source}-seed{settings.seed}-{flow_run.id[:6]}"
     run_name = f"{created:%Y%m%d-%H%M%S}-{which}"
 

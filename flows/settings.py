@@ -6,14 +6,17 @@ one of them: they are shown in the UI and kept in ``config.json``.
 
 import shlex
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model.errors import PermanentError
+
+LEAVE_OUT = "Leave one of the two out."
 UNSUBMITTABLE = {
-    "mnist": "nothing from MNIST can be submitted: the competition's test images are among it",
-    "sample": "nothing from the embedded sample can be submitted: it is other data",
+    "mnist": "Nothing from MNIST can be submitted: the competition's test images are among it.",
+    "sample": "Nothing from the embedded sample can be submitted: it is other data.",
 }
 
 
@@ -37,7 +40,7 @@ class Settings(BaseSettings):
         description="Where the digits come from. auto: kaggle where credentials are found, "
         "else the embedded sample.",
     )
-    data_dir: Path | None = Field(
+    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
         default=None,
         description="For --source directory: a folder with the competition's zip or CSV files.",
     )
@@ -154,18 +157,29 @@ class Settings(BaseSettings):
             words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
         return shlex.join(words)
 
-    @model_validator(mode="after")
-    def _options_agree(self) -> Self:
+    def check(self) -> None:
+        """Raise PermanentError where two options do not go together.
+
+        No validator: a process's environment may hold one of the two, and a run's parameters the
+        other.
+        """
         if self.source == "directory" and self.data_dir is None:
-            raise ValueError("--source directory needs --data-dir: the folder with the files")
-        if self.source != "directory" and self.data_dir is not None:
-            raise ValueError(f"--data-dir is read with --source directory, not {self.source}")
-        if self.dask_address and self.runner != "dask":
-            raise ValueError(f"--dask-address is read with --runner dask, not {self.runner}")
-        if self.workers and (self.dask_address or self.runner == "local"):
-            raise ValueError("--workers is read where the run starts its workers itself")
-        if self.submit != "never" and self.source in ("mnist", "sample"):
-            raise ValueError(
-                f"{UNSUBMITTABLE[self.source]}; use --source kaggle or directory, or --submit never"
+            raise PermanentError(
+                "--source directory needs --data-dir.", "Give it the folder with the files."
             )
-        return self
+        if self.source != "directory" and self.data_dir is not None:
+            raise PermanentError(
+                f"--data-dir is read with --source directory, not {self.source}.", LEAVE_OUT
+            )
+        if self.dask_address and self.runner != "dask":
+            raise PermanentError(
+                f"--dask-address is read with --runner dask, not {self.runner}.", LEAVE_OUT
+            )
+        if self.workers and (self.dask_address or self.runner == "local"):
+            raise PermanentError(
+                "--workers is read where the run starts its workers itself.", LEAVE_OUT
+            )
+        if self.submit != "never" and self.source in UNSUBMITTABLE:
+            raise PermanentError(
+                UNSUBMITTABLE[self.source], "Use --source kaggle or directory, or --submit never."
+            )

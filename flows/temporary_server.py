@@ -31,6 +31,9 @@ class TemporaryServer:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.api_url = f"http://127.0.0.1:{port}/api"
+        no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+        if no_proxy != "*":  # a proxy cannot reach it
+            os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{no_proxy},127.0.0.1".lstrip(",")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.temporary_server", str(port)],
             stdin=subprocess.PIPE,

@@ -131,6 +131,8 @@ def recipe_for(
         "validation_fraction": validation_fraction,
     }
     given = {field: value for field, value in overrides.items() if value is not None}
+    if batch_size is not None:  # a lane gets an image at least
+        given["lanes"] = min(RECIPES[name].lanes, max(1, batch_size))
     try:
         return Recipe.model_validate(RECIPES[name].model_dump() | given)
     except ValidationError as error:

@@ -98,7 +98,7 @@ def publish(
         "eda.json": exploration.numbers,
         "evaluation.json": evaluation.numbers,
         **{f"figures/{figure}.png": file for figure, file in figures.items()},
-        **{model_name(member, members): member.model for member in members},
+        **{model_name(member, recipe): member.model for member in members},
         "metrics.json": run_folder.as_json(metrics),
         "config.json": run_folder.as_json(
             {
@@ -188,9 +188,9 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
-def model_name(member: Member, members: list[Member]) -> str:
+def model_name(member: Member, recipe: Recipe) -> str:
     """``model.keras``, or ``model-00.keras`` and so on for an ensemble."""
-    return "model.keras" if len(members) == 1 else f"model-{member.member:02d}.keras"
+    return "model.keras" if recipe.members == 1 else f"model-{member.member:02d}.keras"
 
 
 def make_artifacts(

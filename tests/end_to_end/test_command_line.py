@@ -6,8 +6,11 @@ import csv
 import hashlib
 import json
 import subprocess
+import threading
 import time
 import zipfile
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,7 +27,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(workspace: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """A first run on the embedded sample, which several tests look at."""
-    done = run("--workspace", workspace, "--epochs", "3", **environment)
+    elsewhere = {
+        "http_proxy": "http://127.0.0.1:9",  # which cannot reach the run's own server
+        "NO_PROXY": "example.org",
+        "TZ": "Pacific/Kiritimati",
+    }
+    done = run("--workspace", workspace, "--epochs", "3", **environment, **elsewhere)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -63,6 +71,8 @@ def test_the_metrics_hold_the_contract(workspace: Path) -> None:
     assert metrics["source"] == "sample"
     assert metrics["recipe"] == "classic"
     assert (metrics["seed"], metrics["members"], metrics["epochs_run"]) == (0, 1, 3)
+    named = datetime.strptime(metrics["run"][:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - named) < timedelta(hours=1)
     low, high = metrics["validation_accuracy_ci95"]
     assert 0.5 < low < metrics["validation_accuracy"] < high <= 1
     assert metrics["validation_count"] + metrics["train_count"] == 1074
@@ -186,7 +196,8 @@ def test_bad_data_is_one_line_and_exit_code_1(tmp_path: Path, environment: dict[
     empty = tmp_path / "empty"
     empty.mkdir()
     done = run(
-        *("--source", "directory", "--data-dir", empty, "--workspace", tmp_path / "workspace"),
+        *("--source", "directory", "--workspace", tmp_path / "workspace"),
+        DIGIT_RECOGNIZER_DATA_DIR=str(empty),  # of no use without the option
         **environment,
     )
     assert done.returncode == 1
@@ -208,3 +219,30 @@ def test_a_server_that_is_down_is_one_line_and_exit_code_1(
     assert "PREFECT_API_URL" in said
     assert "secret" not in done.stderr
     assert not (tmp_path / "workspace").exists()
+
+
+class Refusing(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_refuses_is_not_taken_for_one_that_is_down(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = run(
+            *("--source", "sample", "--workspace", tmp_path / "workspace"),
+            PREFECT_API_URL=f"http://127.0.0.1:{server.server_port}/api",
+            **environment,
+        )
+        server.shutdown()
+    assert done.returncode == 1
+    assert "answered 401" in error_line(done)
+    assert "PREFECT_API_AUTH_STRING" in error_line(done)

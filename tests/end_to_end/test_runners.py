@@ -288,8 +288,8 @@ def test_the_default_is_a_process_for_each_core() -> None:
     ids=str,
 )
 def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        Settings.model_validate(wrong)
+    with pytest.raises((ValidationError, PermanentError)):
+        Settings.model_validate(wrong).check()
 
 
 @pytest.mark.usefixtures("prefect_server")
