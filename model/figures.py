@@ -6,6 +6,7 @@ A figure shows ``sample_notice`` where one is given, so that nobody takes it for
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # The style: three colours that colour-blind people tell apart (Okabe and Ito's palette).
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+BAND = "#A84A00"  # the orange, darker: white is read on it
 INK, GREY, LIGHT = "#222222", "#767676", "#E8E8E8"
 WIDTH = 8.0  # inches
 DOTS_PER_INCH = 200
@@ -45,7 +47,10 @@ def label_counts(numbers: Exploration, sample_notice: str | None = None) -> Figu
     )
     sns.barplot(x=DIGITS, y=counts, color=BLUE, saturation=1, width=0.75, ax=ax)
     bars = [f"{n:,}\n{share:.1%}" for n, share in zip(counts, numbers.class_shares, strict=True)]
-    ax.bar_label(ax.containers[0], bars, label_type="center", color="white", fontsize=9)  # type: ignore[arg-type]
+    tall = counts > counts.max() / 5  # a shorter bar has its label above it
+    for inside, place, colour in ((tall, "center", "white"), (~tall, "edge", INK)):
+        texts = np.where(inside, bars, "")
+        ax.bar_label(ax.containers[0], texts, label_type=place, color=colour, fontsize=9)  # type: ignore[arg-type]
     ax.axhline(counts.mean(), color=INK, linewidth=1, linestyle="--", label="equal shares")
     ax.set_ylim(top=counts.max() * 1.15)
     ax.yaxis.set_major_formatter("{x:,.0f}")
@@ -94,7 +99,7 @@ def train_against_test(
         {"x": train, "label": f"train: {len(train):,} images"},
         {"x": test, "label": f"test: {len(test):,} images"},
         binwidth=2,
-        binrange=(0, max(train.max(), test.max())),
+        binrange=(0, 2 * max(1, math.ceil(max(train.max(), test.max()) / 2))),
     )
     ax.yaxis.set_major_formatter("{x:g}%")
     _finish(ax, "mean intensity of an image (0..255, bars of 2)", "images", legend="upper right")
@@ -156,15 +161,15 @@ def learning_curves(
             right.plot(epochs, [row[f"{part}_loss"] for row in rows], **style)
     if target_accuracy < 1:  # else training never stops early
         left.axhline(_stretched(target_accuracy), color=INK, linewidth=1, linestyle="--")
-        left.lines[-1].set_label(f"validation wanted: {target_accuracy:.1%}")
+        left.lines[-1].set_label(f"validation wanted: {100 * target_accuracy:g}%")
     first, last = np.searchsorted(_stretched(ACCURACY_TICKS), left.get_ylim())
     ticks = ACCURACY_TICKS[max(first - 1, 0) : last + 1]  # the axis grows to hold them all
     left.set_yticks(_stretched(ticks), [f"{100 * tick:g}%" for tick in ticks])
     right.set_ylim(bottom=0)
     for ax in (left, right):
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(left, "epoch", "accuracy (log scale of the error)", legend="lower right")
-    _finish(right, "epoch", "loss (cross-entropy)", legend="upper right")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _finish(left, "epoch", "accuracy (log scale of the error)", legend="best")
+    _finish(right, "epoch", "loss (cross-entropy)", legend="best")
     return figure
 
 
@@ -181,19 +186,24 @@ def confusion_matrix(evaluation: Evaluation, sample_notice: str | None = None) -
         title += f", most often {true} as {predicted} ({wrong.max():,})"
     figure, (ax,) = _figure(title, 6.0, sample_notice)
     common = {"annot": True, "cbar": False, "linewidths": 1, "linecolor": LIGHT, "ax": ax}
-    sns.heatmap(
-        wrong, mask=wrong == 0, fmt="d", cmap="Oranges", vmin=0, vmax=max(wrong.max(), 4), **common
-    )
-    sns.heatmap(confusion, mask=~hits, fmt=",d", cmap=[LIGHT], annot_kws={"color": GREY}, **common)
+    common["annot_kws"] = {"color": INK}
+    highest = 2 * max(wrong.max(), 4)  # half of the colours: on the others the ink is not readable
+    sns.heatmap(wrong, mask=wrong == 0, fmt="d", cmap="Oranges", vmin=0, vmax=highest, **common)
+    sns.heatmap(confusion, mask=~hits, fmt=",d", cmap=[LIGHT], **common)
     _finish(ax, "predicted digit", "true digit", grid=False)
     ax.tick_params(axis="y", rotation=0)
     return figure
 
 
 def class_scores(evaluation: Evaluation, sample_notice: str | None = None) -> Figure:
-    """Precision, recall and F1 of each digit; the first two with their 95% intervals."""
+    """Precision, recall and F1 of each digit; the first two with their 95% intervals.
+
+    Where there is nothing to measure a score on, a digit that was never predicted or has no image,
+    there is none.
+    """
     classes = evaluation.classes
-    worst, best = min(classes, key=lambda c: c.f1), max(classes, key=lambda c: c.f1)
+    measured = [c for c in classes if c.support]
+    worst, best = min(measured, key=lambda c: c.f1), max(measured, key=lambda c: c.f1)
     figure, (ax,) = _figure(
         f"F1 by digit on {evaluation.count:,} validation images:"
         f" {worst.f1:.1%} ({worst.digit}) to {best.f1:.1%} ({best.digit})",
@@ -206,12 +216,13 @@ def class_scores(evaluation: Evaluation, sample_notice: str | None = None) -> Fi
         ("precision", DIGITS - 0.22, confusion.sum(axis=0), BLUE, "o"),
         ("recall", DIGITS, confusion.sum(axis=1), ORANGE, "s"),
     ):
-        bounds = [wilson_interval(h, max(int(n), 1)) for h, n in zip(hits, counts, strict=True)]
-        ax.vlines(x, *np.transpose(bounds), color=colour, linewidth=2, alpha=0.4)
-        ax.plot(
-            x, [getattr(c, name) for c in classes], marker, color=colour, label=name, markersize=5
-        )
-    ax.plot(DIGITS + 0.22, [c.f1 for c in classes], "D", color=GREEN, label="F1", markersize=5)
+        some = np.flatnonzero(counts)
+        bounds = [wilson_interval(hits[digit], int(counts[digit])) for digit in some]
+        scores = [getattr(classes[digit], name) for digit in some]
+        ax.vlines(x[some], *np.transpose(bounds), color=colour, linewidth=2, alpha=0.4)
+        ax.plot(x[some], scores, marker, color=colour, label=name, markersize=5)
+    x = np.array([c.digit for c in measured]) + 0.22
+    ax.plot(x, [c.f1 for c in measured], "D", color=GREEN, label="F1", markersize=5)
     ax.set_xticks(DIGITS)
     ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
     _finish(ax, "digit", "score (lines: 95% interval)", legend="best")
@@ -278,7 +289,7 @@ def _figure(
     title_style: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK}
     figure.suptitle(fill(title, 84), x=0.012, ha="left", **title_style)
     if sample_notice:
-        band = {"facecolor": ORANGE, "edgecolor": "none", "pad": 3}
+        band = {"facecolor": BAND, "edgecolor": "none", "pad": 3}
         notice = fill(sample_notice, 110)
         figure.supxlabel(notice, x=0.015, ha="left", fontsize=9, color="white", bbox=band)
     return figure, figure.subplots(1, columns, squeeze=False)[0]

@@ -6,8 +6,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.typing import ColorType
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -147,6 +149,54 @@ def test_learning_curves_of_several_networks() -> None:
 def test_learning_curves_of_one_epoch_keep_a_readable_axis(accuracy: float) -> None:
     row = {**HISTORY[0], "train_accuracy": accuracy, "validation_accuracy": accuracy}
     axis = figures.learning_curves([row], accuracy).axes[0]
+    assert all(place == round(place) for place in axis.get_xticks())
     ticks = axis.get_yticks()
     assert len(ticks) >= 2
     assert ticks.min() <= axis.lines[0].get_ydata()[0] <= ticks.max()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("highest", [0, 1, 5])
+def test_images_that_are_nearly_blank_draw(highest: int, tmp_path: Path) -> None:
+    images = np.minimum(IMAGES, highest).astype(np.uint8)
+    figure = figures.train_against_test(images, images, explore(images, LABELS, images))
+    figures.save(figure, tmp_path / "blank.png")
+
+
+def test_labels_of_short_bars_stand_above_them() -> None:
+    labels = np.zeros(300, np.uint8)
+    labels[:9] = np.arange(1, 10)
+    (ax,) = figures.label_counts(explore(IMAGES, labels, TEST_IMAGES)).axes
+    shown = {text.get_text(): text.get_color() for text in ax.texts if text.get_text()}
+    assert shown == {"291\n97.0%": "white", "1\n0.3%": figures.INK}
+
+
+def test_a_digit_without_images_or_predictions_has_no_score() -> None:
+    kept = LABELS != 3
+    never_5 = np.where(np.arange(10) == 5, 0, PROBABILITIES)[kept]
+    never_5[:, 3] = 0
+    (ax,) = figures.class_scores(evaluate(LABELS[kept], never_5)).axes
+    drawn = {line.get_label(): np.rint(line.get_xdata()).tolist() for line in ax.lines}
+    digits = list(range(10))
+    assert drawn["precision"] == [digit for digit in digits if digit not in (3, 5)]
+    assert drawn["recall"] == drawn["F1"] == [digit for digit in digits if digit != 3]
+
+
+def test_text_on_colour_can_be_read() -> None:
+    """A contrast of 4.5 to 1, as the Web Content Accessibility Guidelines 2.1 have it."""
+    confusion = figures.confusion_matrix(SCORES).axes[0]
+    cells = [
+        colour for mesh in confusion.collections for colour in to_rgba_array(mesh.get_facecolor())
+    ]
+    assert min(contrast(cell, figures.INK) for cell in cells if cell[3]) > 4.5
+    assert contrast(figures.BAND, "white") > 4.5
+    assert contrast(figures.BLUE, "white") > 4.5
+
+
+def contrast(one: ColorType, other: ColorType) -> float:
+    def luminance(colour: ColorType) -> float:
+        parts = np.array(to_rgb(colour))
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    darker, lighter = sorted([luminance(one), luminance(other)])
+    return (lighter + 0.05) / (darker + 0.05)
