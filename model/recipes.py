@@ -29,7 +29,8 @@ class Recipe(BaseModel):
     augmentation: bool  # every image changed anew in every epoch: see model.augmentation
     precision: Literal["float32", "bfloat16"]  # of the layers; bfloat16 where the CPU has it
     lanes: int = Field(ge=1)  # equal parts of a batch that are computed side by side
-    target_accuracy: float = Field(gt=0, le=1)  # stop after an epoch with this on validation rows
+    # Training stops after an epoch with this on validation rows; 1: it does not.
+    target_accuracy: float = Field(gt=0, le=1)
     forms: tuple[Form, ...] = Field(min_length=1)  # that digits are given to members, in turns
     views: tuple[float, ...] = Field(min_length=1)  # of an image, whose mean is what is predicted
     members: int = Field(ge=1)  # networks trained on different folds; their mean predicts

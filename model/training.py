@@ -38,7 +38,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave. Training figures are means while the weights change, with dropout."""
+    """What one epoch gave. Training figures are means while the weights change, with dropout.
+
+    The learning rate is that of the step after it: a cycle ends with zero.
+    """
 
     epoch: int  # counted from 1
     train_accuracy: float
@@ -67,7 +70,7 @@ def train(
     seed: int,
     *,
     member: int = 0,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: Callable[[int, int, int], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoints: Path | None = None,
 ) -> Trained:
@@ -75,9 +78,9 @@ def train(
 
     The same arguments give the same weights to the byte on the same machine, also where
     ``checkpoints`` holds what a killed run with these arguments left: training goes on from there.
-    ``on_batch(done, total)`` reports progress within an epoch a few times a second, ``on_epoch``
-    every epoch that this call trained. Raises PermanentError where there is nothing to train on
-    or to validate with.
+    ``on_batch(epoch, done, total)`` reports progress within an epoch a few times a second,
+    ``on_epoch`` every epoch that this call trained. Raises PermanentError where there is nothing to
+    train on or to validate with.
     """
     started = time.perf_counter()
     training_rows, held_out = np.flatnonzero(~validation), np.flatnonzero(validation)
@@ -96,7 +99,8 @@ def train(
     seconds_before = sum(epoch.seconds for epoch in history)
 
     def reached_target() -> bool:
-        return bool(history) and history[-1].validation_accuracy >= recipe.target_accuracy
+        target = recipe.target_accuracy
+        return target < 1 and bool(history) and history[-1].validation_accuracy >= target
 
     while len(history) < recipe.epochs and not reached_target():
         epoch_started = time.perf_counter()
@@ -136,7 +140,7 @@ class _Learner:
         self.recipe = recipe
         self.seed, self.member = seed, member
         epochs = range(1, recipe.epochs + 1)
-        self.total_steps = sum(-(-self._taken(e, rows) // recipe.batch_size) for e in epochs)
+        self.total_steps = sum(-(-self._trained(e, rows) // recipe.batch_size) for e in epochs)
         first_weights = int(self._random(epoch=0).generate_state(1)[0])
         self.model = networks.build(recipe.network, first_weights)
         self.weights = [weight.value for weight in self.model.trainable_variables]
@@ -155,8 +159,14 @@ class _Learner:
         return np.random.SeedSequence(self.seed, spawn_key=(self.member, epoch))
 
     def _taken(self, epoch: int, rows: int) -> int:
-        """How many of the rows that epoch trains on."""
+        """How many of the rows that epoch takes."""
         return selection.count(rows, epoch, self.recipe.epochs, self.recipe.easy_share)
+
+    def _trained(self, epoch: int, rows: int) -> int:
+        """How many of these it trains on: not on a last batch of fewer rows than lanes."""
+        taken = self._taken(epoch, rows)
+        left_over = taken % self.recipe.batch_size
+        return taken - left_over if left_over < self.recipe.lanes else taken
 
     def run_epoch(
         self,
@@ -164,14 +174,13 @@ class _Learner:
         images: Images,
         labels: Labels,
         rows: NDArray[np.int64],
-        on_batch: Callable[[int, int], None] | None,
+        on_batch: Callable[[int, int, int], None] | None,
     ) -> tuple[float, float]:
         """Train on the epoch's rows once, in an order of its own; mean loss and accuracy.
 
-        Means over all rows, estimated where not all are taken. A last batch of fewer rows than
-        there are lanes is left out.
+        Means over all rows, estimated where not all are taken.
         """
-        batch_size, lanes = self.recipe.batch_size, self.recipe.lanes
+        batch_size = self.recipe.batch_size
         noisy = [layer for layer in self.model.layers if hasattr(layer, "seed_generator")]
         order, changes, *dropouts = self._random(epoch).spawn(2 + len(noisy))
         for layer, dropout in zip(noisy, dropouts, strict=True):
@@ -180,8 +189,7 @@ class _Learner:
         augment_seed = np.int32(changes.generate_state(1)[0] >> 1)
         losses, taken = self.losses.numpy(), self._taken(epoch, len(rows))
         chosen, weights = selection.select(losses, taken, np.random.default_rng(order))
-        if (left_over := taken % batch_size) < lanes:  # too few for a batch
-            taken -= left_over
+        taken = self._trained(epoch, len(rows))
         sums = np.zeros(2)
         size = max(1, CHUNK_ROWS // batch_size) * batch_size
         for start in range(0, taken, size):
@@ -191,7 +199,7 @@ class _Learner:
             losses[chosen[part]] = told[:, 0]
             sums += weights[part] @ told
             if on_batch:
-                on_batch(-(-part.stop // batch_size), -(-taken // batch_size))
+                on_batch(epoch, -(-part.stop // batch_size), -(-taken // batch_size))
         self.losses.assign(losses)
         loss, accuracy = sums / weights[:taken].sum(dtype=np.float64)
         return float(loss), float(accuracy)
@@ -379,7 +387,7 @@ def machine() -> dict[str, str]:
 
 def precision(recipe: Recipe) -> str:
     """In what its layers compute here: bfloat16 only where the processor multiplies it itself."""
-    native = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", "".join(_processor()))
+    native = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", "\n".join(_processor()))
     return recipe.precision if native else "float32"
 
 
@@ -398,7 +406,7 @@ def _identity(
     labels: Labels,
     validation: NDArray[np.bool_],
 ) -> str:
-    """A name that two trainings share only where they would give the same bytes."""
+    """A name that two trainings share only where, with the same code, they give the same bytes."""
     import keras
     import tensorflow as tf
 

@@ -84,7 +84,6 @@ class ShownProgress:
     def __init__(self, epochs: int, member: int) -> None:
         self.epochs = epochs
         self.member = member
-        self.done = 0
         self.logger = get_run_logger()
         self.artifact: UUID | None = None
         console = Console(stderr=True)
@@ -98,10 +97,7 @@ class ShownProgress:
             transient=True,
             disable=not console.is_terminal or bool(multiprocessing.parent_process()),
         )
-        self.line = self.bar.add_task(self._title(), total=None)
-
-    def _title(self) -> str:
-        return f"epoch {min(self.done + 1, self.epochs)}/{self.epochs}"
+        self.line = self.bar.add_task("", total=None)
 
     def __enter__(self) -> ShownProgress:
         self.artifact = create_progress_artifact(  # type: ignore[assignment]
@@ -112,16 +108,23 @@ class ShownProgress:
         self.bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.bar.stop()
+        if error is None:  # perhaps before the last epoch
+            self._show(100)
 
-    def batch(self, done: int, total: int) -> None:
+    def _show(self, percent: float) -> None:
+        if self.artifact:
+            update_progress_artifact(self.artifact, progress=percent)
+
+    def batch(self, epoch: int, done: int, total: int) -> None:
         """``done`` of the epoch's ``total`` batches are trained on."""
-        self.bar.update(self.line, description=self._title(), completed=done, total=total)
+        title = f"epoch {epoch}/{self.epochs}"
+        self.bar.update(self.line, description=title, completed=done, total=total)
 
     def epoch(self, epoch: training.Epoch) -> None:
         """An epoch is over."""
-        self.done = epoch.epoch
+        self.bar.reset(self.line)  # or it would take the next one for done
         self.logger.info(
             "Member %d, epoch %d/%d: train accuracy %.4f, loss %.4f; "
             "validation accuracy %.4f, loss %.4f; %.1f s",
@@ -134,5 +137,4 @@ class ShownProgress:
             epoch.validation_loss,
             epoch.seconds,
         )
-        if self.artifact:
-            update_progress_artifact(self.artifact, progress=100.0 * self.done / self.epochs)
+        self._show(100.0 * epoch.epoch / self.epochs)

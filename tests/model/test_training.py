@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -301,17 +302,17 @@ def test_an_epoch_trains_on_every_row_once_and_tells_progress(
     monkeypatch.setattr(learner, "fit", note)
     numbered = np.zeros((200, 28, 28, 1), np.uint8)
     numbered[:, 0, 0, 0] = np.arange(200)
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, int]] = []
     orders = []
     for epoch in (1, 2):
         seen.clear()
         learner.run_epoch(
-            epoch, numbered, LABELS, np.arange(197), lambda done, total: told.append((done, total))
+            epoch, numbered, LABELS, np.arange(197), lambda *about: told.append(about)
         )
         assert sorted(seen) == list(range(197))
         orders.append(list(seen))
     assert orders[0] != orders[1]
-    assert told == [(2, 9), (4, 9), (6, 9), (8, 9), (9, 9)] * 2
+    assert told == [(epoch, done, 9) for epoch in (1, 2) for done in (2, 4, 6, 8, 9)]
 
 
 def test_stops_at_the_wanted_accuracy_and_stays_stopped(tmp_path: Path) -> None:
@@ -322,6 +323,22 @@ def test_stops_at_the_wanted_accuracy_and_stays_stopped(tmp_path: Path) -> None:
         assert trained.stopped_early
         assert len(trained.history) == 1
     assert weights(again) == weights(first)
+
+
+def test_a_target_of_1_does_not_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "evaluate", lambda *_: SimpleNamespace(accuracy=1.0, loss=0.0))
+    trained = train(RECIPE, IMAGES, LABELS, HELD_OUT, 0)
+    assert len(trained.history) == RECIPE.epochs
+    assert not trained.stopped_early
+
+
+@pytest.mark.parametrize("rows", [191, 192, 193, 194, 385])
+def test_a_cycle_has_as_many_steps_as_are_made(rows: int) -> None:
+    recipe = recipe_for("fast", epochs=1, batch_size=192)
+    learner = training._Learner(recipe, seed=0, member=0, rows=rows)
+    images, labels = np.zeros((rows, 28, 28, 1), np.uint8), np.zeros(rows, np.uint8)
+    learner.run_epoch(1, images, labels, np.arange(rows), None)
+    assert learner.steps.numpy() == learner.total_steps
 
 
 def test_a_killed_training_goes_on_to_the_same_bytes(
