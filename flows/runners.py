@@ -44,15 +44,17 @@ class EachMember:
         """What the task returned, in the order of members, and why the others are missing.
 
         Raises:
-            PermanentError: more members than may be missing failed, each after its retries.
+            PipelineError: more members than may be missing failed, each after its retries: of the
+                family of the last one's error.
             TransientError: the workers are gone.
         """
+        began = time.monotonic()
         try:
-            return self._call(task, inputs)
+            return self._call(task, inputs, began)
         except BrokenProcessPool:
             get_run_logger().warning("%s The members go on in new processes.", PROCESS_KILLED)
         try:
-            return self._call(task, inputs)
+            return self._call(task, inputs, began)
         except BrokenProcessPool as error:
             raise TransientError(
                 f"{PROCESS_KILLED} It is the second.",
@@ -60,12 +62,14 @@ class EachMember:
                 "epoch. With fewer --workers less memory is needed.",
             ) from error
 
-    def _call(self, task: Task[..., R], inputs: dict[str, Any]) -> tuple[list[R], dict[int, str]]:
+    def _call(
+        self, task: Task[..., R], inputs: dict[str, Any], began: float
+    ) -> tuple[list[R], dict[int, str]]:
         """As above, but for BrokenProcessPool: a process of a pool was killed."""
         results: dict[int, R] = {}
         missing: dict[int, str] = {}
         with self.opened() as runner:
-            for member, result in self._outcomes(runner, task, inputs):
+            for member, result in self._outcomes(runner, task, inputs, began):
                 try:
                     results[member] = result()
                 except BrokenProcessPool:
@@ -85,14 +89,13 @@ class EachMember:
         return [results[member] for member in sorted(results)], dict(sorted(missing.items()))
 
     def _outcomes(
-        self, runner: Runner | None, task: Task[..., R], inputs: dict[str, Any]
+        self, runner: Runner | None, task: Task[..., R], inputs: dict[str, Any], began: float
     ) -> Iterator[tuple[int, Callable[[], R]]]:
         """Members as they end, each with the call that gives its result or raises."""
         if runner is None:
             for member in range(self.members):
                 yield member, lambda member=member: task(**inputs, member=member)  # type: ignore[misc]
             return
-        began = time.monotonic()
         same = {name: unmapped(value) for name, value in inputs.items()}
         futures = runner.map(task, {**same, "member": list(range(self.members))})  # type: ignore[arg-type]
         member_of = {future.task_run_id: member for member, future in enumerate(futures)}
@@ -177,8 +180,9 @@ def dask(address: str | None, workers: int) -> Iterator[Runner]:
 
 
 def reason(error: Exception) -> str:
-    """Why a member failed, in words."""
-    return str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+    """Why a member failed, in one line."""
+    said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+    return " ".join(said.split())
 
 
 def failed(member: int, error: Exception) -> PipelineError:

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         gt=0,
         le=1,
         description="Stop at the first epoch that reaches it on the validation rows, "
-        "above 0, at most 1 (default: the recipe's).",
+        "above 0; 1: do not stop (default: the recipe's).",
     )
     members: int | None = Field(
         default=None,
@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     message: str = Field(
         default="",
         max_length=300,
-        description="Description of the submission on Kaggle, 300 characters at most.",
+        pattern=r"^[^\r\n]*$",
+        description="Description of the submission on Kaggle: one line of 300 characters at most.",
     )
     kaggle_secret_block: str | None = Field(
         default=None,
@@ -154,7 +155,8 @@ class Settings(BaseSettings):
         """The command line that runs the same again; fields with their defaults are left out."""
         words = ["python", "flows/mnist_flow.py"]
         for name, value in self.model_dump(mode="json", exclude_defaults=True).items():
-            words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
+            option = "--" + name.replace("_", "-")
+            words.append(option if value is True else f"{option}={value}")
         return shlex.join(words)
 
     def check(self) -> None:

@@ -47,7 +47,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
 
 def _leave_lost_terminal() -> None:
     """What is still to be written goes nowhere where the terminal is gone; else it would fail."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed from the start
         try:
             termios.tcgetattr(stream.fileno())
         except (OSError, termios.error) as error:

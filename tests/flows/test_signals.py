@@ -39,6 +39,14 @@ def ended(what: str, *, seconds: float, before: str = "") -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+def test_without_an_output() -> None:
+    script = "from flows import signals; signals.raise_stopped(); signals.signal.raise_signal(15)"
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, script], stderr=subprocess.PIPE, text=True
+    )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_dropped_stop_is_sent_again(number: signal.Signals) -> None:
     name = "Ctrl-C" if number == signal.SIGINT else number.name

@@ -1,0 +1,34 @@
+"""The settings as words of a command line, and back."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import command_line
+from flows.settings import Settings
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"message": "-x 'and' more ```"},
+        {"workspace": Path("-w s"), "refresh": True, "seed": 7},
+        {"source": "directory", "data_dir": Path("/some where"), "members": 3},
+    ],
+    ids=str,
+)
+def test_the_command_that_a_report_shows_runs_the_same_again(given: dict[str, Any]) -> None:
+    settings = Settings.model_validate(given)
+    _, _, *arguments = shlex.split(settings.command())
+    assert command_line.parse(arguments) == settings
+
+
+def test_one_option_of_two_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGIT_RECOGNIZER_DATA_DIR", "~/data")
+    settings = command_line.parse(["--source", "directory"])
+    assert settings.data_dir == Path.home() / "data"
