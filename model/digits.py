@@ -110,16 +110,6 @@ def write_test(path: Path, images: NDArray[np.uint8]) -> None:
     _write_table(path, PIXEL_COLUMNS, images.reshape(len(images), -1))
 
 
-def normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pixels 0..255 as float32 0..1, of the same shape."""
-    return np.divide(images, 255, dtype=np.float32)
-
-
-def one_hot(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Labels (n,) as rows (n, 10), 1 in the label's column and 0 elsewhere."""
-    return np.eye(CLASSES, dtype=np.float32)[labels]
-
-
 def stratified_positions(labels: NDArray[np.uint8], seed: int) -> NDArray[np.float64]:
     """Place (n,) of each row in [0, 1) within its class: seeded shuffle, then even steps."""
     generator = np.random.default_rng(seed)

@@ -133,6 +133,10 @@ def _warnings(numbers: Exploration) -> list[str]:
             f"{repeats:,} of {numbers.train_count:,} training images repeat an earlier one exactly,"
             " so copies may stand on both sides of the validation split."
         )
+    if repeats := numbers.duplicates_within_test:
+        warnings.append(
+            f"{repeats:,} of {numbers.test_count:,} test images repeat an earlier one exactly."
+        )
     if conflicts := numbers.conflicting_labels:
         warnings.append(f"{conflicts:,} training images occur with more than one label.")
     if numbers.shift_p_value < SHIFT_P_VALUE:

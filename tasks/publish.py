@@ -56,6 +56,7 @@ def publish(
 ) -> Run:
     """Write ``runs/<name>`` whole or not at all, point ``runs/latest`` to it, make artifacts."""
     from model import report
+    from model.training import precision
 
     metrics = collect_metrics(
         name, settings, recipe, dataset, members, missing, evaluation, predictions, submission
@@ -73,7 +74,7 @@ def publish(
                 {"name": "test.csv", "sha256": dataset.test.sha256, "rows": digits.test.count},
             ],
             "recipe": recipe.name,
-            "recipe_parameters": recipe.model_dump(),
+            "recipe_parameters": {**recipe.model_dump(), "precision": precision(recipe)},
             "seed": settings["seed"],
             "members": len(members),
             "metrics": metrics,

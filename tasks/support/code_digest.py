@@ -26,7 +26,8 @@ def code_digest(stage_file: Path) -> str:
 @functools.cache
 def project_digest() -> str:
     """Hex sha256 of all the code that runs in workers."""
-    files = (path for folder in ("model", "tasks") for path in (ROOT / folder).rglob("*.py"))
+    folders = ("model", "tasks", "flows")
+    files = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     digests = (
         f"{path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
         for path in sorted(files)

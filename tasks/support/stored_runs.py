@@ -46,8 +46,11 @@ def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
             upload(artifact_store.at(mark.read_text()), run)
             mark.unlink(missing_ok=True)
             outcomes[run.name] = None
-        except FileNotFoundError:
-            continue  # another run has uploaded it meanwhile
+        except FileNotFoundError as error:
+            if mark.exists():  # else another run has uploaded it meanwhile
+                outcomes[run.name] = PermanentError(
+                    f"{error.filename} is gone.", f"Bring it back, or remove {run}."
+                )
         except PipelineError as error:
             outcomes[run.name] = error
     return outcomes
@@ -91,7 +94,8 @@ def fetch(uri: str, folder: Path) -> str:
 
     ``uri`` is the run's, ``s3://bucket/prefix/runs/<name>``, or the store's for the newest run.
     """
-    base, _, run = uri.rstrip("/").partition("/runs/")
+    before, found, after = uri.rstrip("/").rpartition("/runs/")
+    base, run = (before, after) if found else (after, "")
     store = artifact_store.at(base)
     store.reach()
     latest = None if run else store.get(LATEST)
@@ -164,7 +168,12 @@ def main() -> int:
         elif arguments.fetch:
             print(fetch(arguments.fetch[0], Path(arguments.fetch[1])))
         else:
-            outcomes = upload_pending(arguments.workspace / "runs")
+            runs = workspace.Workspace(arguments.workspace).runs
+            if not runs.is_dir():
+                raise PermanentError(
+                    f"{runs} is no folder.", "Give --workspace the folder above it."
+                )
+            outcomes = upload_pending(runs)
             for run, error in outcomes.items():
                 if error:
                     print(f"error: {run}: {error}", file=sys.stderr)

@@ -367,26 +367,6 @@ def test_a_submission_has_as_many_rows_as_the_sample(
         digits.check_submission(path, sample)
 
 
-# Arrays
-
-
-def test_normalised_pixels_go_from_0_to_1() -> None:
-    images = images_of(3)
-    normal = digits.normalise(images)
-    assert normal.dtype == np.float32
-    assert normal.shape == images.shape
-    assert (normal.min(), normal.max()) == (0, 1)
-    np.testing.assert_array_equal(np.rint(normal * 255), images)
-
-
-def test_one_hot_rows_are_1_at_their_label() -> None:
-    rows = digits.one_hot(labels_of(25))
-    assert rows.dtype == np.float32
-    assert rows.shape == (25, 10)
-    assert (rows.sum(axis=1) == 1).all()
-    np.testing.assert_array_equal(rows.argmax(axis=1), labels_of(25))
-
-
 # The split
 
 

@@ -65,7 +65,8 @@ def test_copies_are_counted_and_warned_of(data: tuple[Images, NDArray[np.uint8],
     assert numbers.conflicting_labels == 1
     assert numbers.duplicates_within_test == 3
     assert numbers.test_copies_of_train == 2
-    leak, repeats, conflict = numbers.warnings
+    leak, repeats, test_repeats, conflict = numbers.warnings
+    assert "3 of " in test_repeats
     assert leak.startswith("Leak: 2 of 40 test images are exact copies of training images")
     assert repeats.startswith("3 of 60 training images repeat an earlier one")
     assert conflict == "1 training images occur with more than one label."

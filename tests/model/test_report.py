@@ -1,3 +1,4 @@
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -248,5 +249,5 @@ def test_missing_members_are_named(render: Any) -> None:
     metrics = {**METRICS, "missing_members": {3: "The disk was full."}}
     text = render(context(members=4, metrics=metrics))
     assert "Of 5 members 1 could not be trained" in text
-    assert "Member 3: The disk was full." in text
+    assert re.search("Member 3: .?The disk was full.", text)
     assert "could not be trained" not in render(context())

@@ -654,6 +654,14 @@ def test_a_run_that_another_one_uploads_meanwhile(
     assert stored_runs.upload_pending(folder.parent) == {}
 
 
+def test_a_file_of_a_pending_run_that_is_gone(finished: Callable[[str], Path]) -> None:
+    folder = finished("20260101-a")
+    (folder / "model.keras").unlink()
+    (error,) = stored_runs.upload_pending(folder.parent).values()
+    assert "model.keras is gone" in str(error)
+    assert (folder / run_folder.PENDING).exists()
+
+
 def test_a_run_that_is_still_being_made_is_not_uploaded(
     finished: Callable[[str], Path], store: Store
 ) -> None:
