@@ -29,10 +29,11 @@ class Cluster:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "scheduler.json"
-        self._start("scheduler", "--port=0", f"--scheduler-file={file}")
+        scheduler = self._start("scheduler", "--port=0", f"--scheduler-file={file}")
         deadline = time.monotonic() + START_SECONDS
         while not file.exists():
-            if time.monotonic() > deadline or self.processes["scheduler"].poll() is not None:
+            if time.monotonic() > deadline or scheduler.poll() is not None:
+                self.kill("scheduler")
                 raise RuntimeError(f"no scheduler: {self.log('scheduler')}")
             time.sleep(0.1)
         self.address: str = json.loads(file.read_text())["address"]

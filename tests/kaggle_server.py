@@ -8,13 +8,16 @@ competition and without faults: ``python -m tests.kaggle_server ZIP``, then in a
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import io
 import json
+import os
 import re
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -70,8 +73,11 @@ class Kaggle(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 64
 
-    def __init__(self, port: int = PORT, archive: bytes = b"") -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self, archive: bytes = b"") -> None:
+        # Tests in several processes have the port in turns: the kernel frees a dead one's lock.
+        self.turn = (Path(tempfile.gettempdir()) / f"kaggle-{PORT}-{os.getuid()}.lock").open("ab")
+        fcntl.flock(self.turn, fcntl.LOCK_EX)
+        super().__init__(("127.0.0.1", PORT), Handler)
         self.archive = archive  # the competition's zip
         self.next_archive: bytes | None = None  # what it is after the next download
         self.faults: list[Fault] = []
@@ -87,6 +93,10 @@ class Kaggle(ThreadingHTTPServer):
         self.active_tokens = {TOKEN}
         self.latency = 0.0  # seconds before and after each request is handled
         self.lock = threading.Lock()
+
+    def server_close(self) -> None:
+        super().server_close()
+        self.turn.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is part of the tests."""
@@ -111,11 +121,6 @@ class Kaggle(ThreadingHTTPServer):
     def introspect_token(self, token: str = "", **_: Any) -> dict[str, Any]:
         active = token in self.active_tokens
         return {"active": True, "username": USER, "userId": 1} if active else {}
-
-    def list_data_files(self, **_: Any) -> dict[str, Any]:
-        with zipfile.ZipFile(io.BytesIO(self.archive)) as file:
-            files = [{"name": i.filename, "totalBytes": i.file_size} for i in file.infolist()]
-        return {"files": files}
 
     def get_submission_limits(self, **_: Any) -> dict[str, Any]:
         return self.limits
@@ -293,23 +298,20 @@ def zipped(**files: str) -> bytes:
 
 
 def serve(archive: bytes = b"") -> Kaggle:
-    """Start a server in a thread, once nobody else has the port."""
-    for _ in range(300):
-        try:
-            server = Kaggle(archive=archive)
-        except OSError:
-            time.sleep(0.5)  # another test session has it
-        else:
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-            return server
-    raise TimeoutError(f"port {PORT} stays taken")
+    """Start a server in a thread, once no other test has the port."""
+    server = Kaggle(archive)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    return server
 
 
 @pytest.fixture
 def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kaggle]:
     """A healthy site and, in this process's environment, good credentials for it and no others."""
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "KAGGLE_KERNEL_RUN_TYPE"):
+    others = ("KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "KAGGLE_KERNEL_RUN_TYPE", "XDG_CONFIG_HOME")
+    for name in others:
         monkeypatch.delenv(name, raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "localhost,127.0.0.1")
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")

@@ -2,7 +2,8 @@
 
 ``python -m tests.benchmarks --data-dir ../shared/digit-recognizer``: a table on stdout, all
 measurements in ``--json``. Nothing else should run on the machine meanwhile. Each measurement is a
-process of its own; ratios are of the medians, ranges from the lowest to the highest.
+process of its own; ratios are of the medians (of prediction, whose two sides share a process, the
+median of the ratios), ranges from the lowest to the highest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 
 from model import training
 from model.recipes import recipe_for
+from tests.end_to_end.command import own_environment
 
 Measured = dict[str, list[dict[str, float]]]
 ROOT = Path(__file__).parents[2]
@@ -32,14 +35,15 @@ ROOT = Path(__file__).parents[2]
 def one(kind: str, data: Path, *options: str) -> dict[str, float]:
     """What ``tests.benchmarks.one`` measures."""
     command = [sys.executable, "-m", "tests.benchmarks.one", kind, "--data-dir", str(data)]
-    done = subprocess.run(
-        [*command, *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(output([*command, *options], os.environ)))
+
+
+def output(command: list[str], environment: Mapping[str, str]) -> bytes:
+    """What a command writes to stdout; where it fails this program ends with its stderr."""
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr.decode())
+    return done.stdout
 
 
 def whole_commands(data: Path, folder: Path) -> dict[str, dict[str, float]]:
@@ -52,13 +56,8 @@ def whole_commands(data: Path, folder: Path) -> dict[str, dict[str, float]]:
     seconds = {}
     for name, command in commands.items():
         started = time.perf_counter()
-        subprocess.run(
-            [sys.executable, *map(str, command)],
-            env=os.environ | {"PREFECT_HOME": str(folder / "prefect")},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
+        environment = own_environment(PREFECT_HOME=str(folder / "prefect"))
+        output([sys.executable, *map(str, command)], environment)
         seconds[name] = {"seconds": time.perf_counter() - started}
     return seconds
 
@@ -126,6 +125,13 @@ def table(measured: Measured) -> str:
             f"\n{name}: {plain / seconds:.2f} times the plain fit's speed; "
             f"{rate:.0%} of the peak of {peak[dtype] / 1e9:.0f} GFLOP/s ({dtype})"
         )
+    pairs = zip(
+        column(measured, "plain Keras fit", "seconds"),
+        column(measured, "fast", "seconds"),
+        strict=True,
+    )
+    ratios = [theirs / ours for theirs, ours in pairs]
+    lines.append(f"\nfast, each seed beside its plain fit: 1/{spread(ratios, '.1f')}")
     for turn, which in (("", "tracing included"), ("_again", "once both are traced")):
         ratios = [e["theirs" + turn] / e["ours" + turn] for e in measured["prediction"]]
         lines.append(f"\nprediction, {which}: {spread(ratios)} times the speed of model.predict")
@@ -139,6 +145,15 @@ def table(measured: Measured) -> str:
         for step in measured[name]:
             memory = step["peak_bytes"] / 1e6
             lines.append(f"| {step['rows']:,} | {step['seconds']:.2f} | {memory:.0f} |")
+    (few, early, _), (some, middle, middle_peak), (many, late, last_peak) = (
+        (step["rows"], step["seconds"], step["peak_bytes"]) for step in measured["growth"]
+    )
+    straight = early + (late - early) * (some - few) / (many - few)
+    slope = (last_peak - middle_peak) / (many - some)
+    lines.append(
+        f"\ngrowth: the middle one takes {middle / straight:.2f} of what lies on the line through "
+        f"the others; from it to the last, {slope:.0f} bytes a row"
+    )
     return "\n".join(lines)
 
 

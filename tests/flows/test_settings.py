@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,14 @@ def test_the_command_that_a_report_shows_runs_the_same_again(given: dict[str, An
     settings = Settings.model_validate(given)
     _, _, *arguments = shlex.split(settings.command())
     assert command_line.parse(arguments) == settings
+
+
+def test_readme_has_every_option_and_no_other() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme.partition("## Options")[2].partition("\n## ")[0]
+    lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+    told = re.findall(r"`--([a-z-]+)`", " ".join(lines))
+    assert sorted(told) == sorted(name.replace("_", "-") for name in Settings.model_fields)
 
 
 def test_one_option_of_two_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -265,6 +266,14 @@ def test_an_environment_that_the_sdk_does_not_know(monkeypatch: pytest.MonkeyPat
 def test_a_retry_after_of_any_form(kaggle: Kaggle, header: str) -> None:
     kaggle.faults = [Fault(LIMITS, status=429, headers={"Retry-After": header})]
     assert client().submissions_left(COMPETITION) == 4
+
+
+def test_a_retry_after_is_waited_for(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
+    kaggle.faults = [Fault(LIMITS, status=503, headers={"Retry-After": "7"})]
+    waited: list[float] = []
+    monkeypatch.setattr(kaggle_client, "time", SimpleNamespace(sleep=waited.append))
+    assert KaggleClient(None, Patience(again=(1,), asked=8)).submissions_left(COMPETITION) == 4
+    assert waited == [7]
 
 
 def test_a_date_that_is_too_far_off(kaggle: Kaggle) -> None:

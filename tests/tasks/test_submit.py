@@ -45,11 +45,11 @@ def keep(name: str, write: Callable[[Path], object]) -> File:
         return File.keep(folder / name)
 
 
-def model(wrong: int = 2, *, rows: np.ndarray = HELD_OUT, train: str = "train") -> Evaluation:
+def model(wrong: int = 2, *, rows: np.ndarray = HELD_OUT) -> Evaluation:
     """The evaluation of a model that gets the first so many of its validation rows wrong."""
     correct = np.arange(len(rows)) >= wrong
     interval = wilson_interval(int(correct.sum()), len(rows))
-    nothing = keep("nothing.csv", lambda path: path.write_text(train))
+    nothing = keep("nothing.csv", lambda path: path.write_text(""))
     return Evaluation(
         train_accuracy=1.0,
         train_count=len(rows),
@@ -73,12 +73,13 @@ def send(
     evaluation: Evaluation | None = None,
     policy: str = "always",
     source: str = "kaggle",
+    train: str = "label,pixel0\n1,2\n",
     run: str = "first",
     call: Callable[..., Submission] = submit.fn,
     **options: object,
 ) -> Submission:
     """Call the stage as the flow does."""
-    csv = keep("some.csv", lambda path: path.write_text("label,pixel0\n1,2\n"))
+    csv = keep("some.csv", lambda path: path.write_text(train))
     return call(
         Dataset(
             source=source,
@@ -227,6 +228,22 @@ def test_if_better(
     assert len(kaggle.submissions) == 1 + is_sent
 
 
+def test_the_same_rows_of_another_file_are_different_rows(kaggle: Kaggle) -> None:
+    send("a", evaluation=model(8), policy="if-better")
+    other = "label,pixel0\n1,3\n"
+    submission = send("b", evaluation=model(1), policy="if-better", train=other, run="second")
+    assert "on different rows" in submission.reason
+
+
+def test_a_submission_that_was_altered_is_not_sent(kaggle: Kaggle) -> None:
+    send()
+    (first, *_) = Ledger.current().entries()
+    sender = sending.Sender(kaggle_client.KaggleClient(None, QUICK), Ledger.current())
+    with pytest.raises(PermanentError, match="altered meanwhile"):
+        sender.send(first, b"ImageId,Label\n1,3\n", "")
+    assert len(kaggle.submissions) == 1
+
+
 def test_the_best_before_counts_and_not_the_last(kaggle: Kaggle) -> None:
     for content, wrong in (("a", 0), ("b", 8)):
         send(content, evaluation=model(wrong))
@@ -327,6 +344,14 @@ def table(heading: str) -> dict[str, list[str]]:
     text = DOCS.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {row[0]: row[1:] for row in rows[1:]}
+
+
+def test_the_docs_have_the_waiting_times() -> None:
+    told = [row[0] for row in table("How long it waits").values()]
+    waits = Patience()
+    times = [waits.connect, waits.answer, waits.again, waits.asked, waits.refused, waits.settle]
+    tries = f"{', '.join(map(str, waits.again))}, each up to half more"
+    assert told == [tries if t is waits.again else str(t) for t in (*times, waits.score)]
 
 
 def run_once() -> tuple[str, str]:

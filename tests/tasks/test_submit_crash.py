@@ -29,12 +29,10 @@ def test_killed_and_run_again_it_is_sent_once(kaggle: Kaggle, tmp_path: Path) ->
     count = 20
     kaggle.latency = LATENCY
     moments = drive(tmp_path, count, seed=0)
-    expected = [sha256(b"%d" % number).hexdigest() for number in range(count + 1)]
+    expected = [sha256(b"%d" % number).hexdigest() for number in range(count + 2)]
     assert sorted(kaggle.contents()) == sorted(expected)
     assert len(moments) == count
-    assert (
-        sum(status == "killed" for status in moments) > count // 2
-    )  # the others were done by then
+    assert moments.count("killed") > count // 4  # the others were done by then
 
 
 def drive(folder: Path, count: int, seed: int) -> list[str]:
@@ -51,8 +49,9 @@ def main(folder: Path, count: int, seed: int) -> None:
     """Import all once, then fork: the moments are those of submitting, not of starting Python."""
     kaggle_client._kaggle_api()
     choose = random.Random(seed)
+    assert os.waitpid(fork(folder, 0), 0)[1] == 0  # the first takes longer
     started = time.monotonic()
-    assert os.waitpid(fork(folder, 0), 0)[1] == 0
+    assert os.waitpid(fork(folder, count + 1), 0)[1] == 0
     duration = time.monotonic() - started
     for number in range(1, count + 1):
         first = fork(folder, number)

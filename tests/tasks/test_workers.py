@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ def test_a_worker_that_trains_for_another_run_is_fit(tmp_path: Path) -> None:
         workspace.opened(tmp_path / "theirs"),
     ):
         assert place.unfit() is None
+
+
+def test_a_worker_with_other_software_says_which(tmp_path: Path) -> None:
+    with workspace.opened(tmp_path / "ours"), workers.place() as place:
+        for name, ours in place.software.items():
+            other = replace(place, software={**place.software, name: "other"})
+            assert other.unfit() == f"has {name} {ours[:12]}, the flow other"
 
 
 def test_a_worker_whose_environment_names_another_folder_is_not(

@@ -46,6 +46,27 @@ def test_a_folder_in_a_files_place_gives_way(opened_workspace: Workspace, tmp_pa
     assert target.read_text() == "new"
 
 
+def test_a_text_that_a_dead_run_was_writing_is_removed(
+    opened_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    for place in (opened_workspace.results / "key", opened_workspace.root / "leaderboard.csv"):
+        with monkeypatch.context() as dying:
+            dying.setattr(workspace, "move_into_place", kill)
+            dying.setattr("shutil.rmtree", lambda *_, **__: None)
+            with pytest.raises(Killed):
+                workspace.write_text(place, "half")
+        (left,) = place.parent.glob(".*")
+        os.utime(left, (0, 0))
+        opened_workspace.make_folders()
+        assert not left.exists()
+
+
 @pytest.mark.parametrize("moment", [0, 2**32], ids=["long ago", "before the clock was set back"])
 def test_what_a_dead_run_was_making_is_removed(opened_workspace: Workspace, moment: int) -> None:
     abandoned = opened_workspace.files / ".making-abandoned"
