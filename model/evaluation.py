@@ -6,9 +6,8 @@ from math import comb, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from model.digits import CLASSES
 from model.errors import PermanentError
-
-CLASSES = 10
 
 
 @dataclass(frozen=True)

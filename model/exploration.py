@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-CLASSES = 10
+from model.digits import CLASSES
+
 SHIFT_P_VALUE = 0.001  # below it train and test are said to differ
 
 

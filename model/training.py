@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import augmentation, forms, networks, prediction, selection
+from model.augmentation import Images
 from model.errors import PermanentError
 from model.evaluation import evaluate
 from model.recipes import Recipe
@@ -26,7 +27,6 @@ from model.recipes import Recipe
 if TYPE_CHECKING:
     import keras
 
-Images = NDArray[np.uint8]  # (n, 28, 28, 1), 0 to 255
 Labels = NDArray[np.uint8]  # (n,), 0 to 9
 
 WARM_UP = 0.2  # of a cycle's steps

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import keras
 import numpy as np
 import pytest
-from keras import layers
 from numpy.typing import NDArray
 
 from model import networks
@@ -56,12 +53,12 @@ def test_computes_in_bfloat16_up_to_the_logits_and_only_while_it_is_told_to(name
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_the_seed_alone_decides_the_weights(name: str) -> None:
-    first = weights(networks.build(name, seed=1))
-    np.random.default_rng().random()
-    random.seed(5)
-    keras.random.normal((3,))
-    assert weights(networks.build(name, seed=1)) == first
-    assert weights(networks.build(name, seed=2)) != first
+    def built(seed: int, others: int) -> list[bytes]:
+        keras.utils.set_random_seed(others)  # of Python's, NumPy's, TensorFlow's, Keras' generators
+        return weights(networks.build(name, seed))
+
+    assert built(seed=1, others=8) == built(seed=1, others=9)
+    assert built(seed=2, others=9) != built(seed=1, others=9)
 
 
 def test_the_first_filters_of_small_are_given() -> None:
@@ -84,22 +81,3 @@ def test_a_step_and_a_stripe_each_find_their_filter() -> None:
     step[:, 3:] = stripe[:, 2] = 1
     assert (step * edge).sum() > 2 * abs((step * bar).sum())
     assert (stripe * bar).sum() > 2 * abs((stripe * edge).sum())
-
-
-def test_the_reference_is_convolution_relu_pooling() -> None:
-    model = networks.build("reference", seed=0)
-    textbook = keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Conv2D(32, 3, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(64, 3, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(128, activation="relu"),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-    textbook.set_weights([weight.numpy() for weight in model.trainable_variables])
-    images = pixels(4)
-    np.testing.assert_allclose(model(images), textbook(images / 255.0), rtol=1e-5, atol=1e-7)

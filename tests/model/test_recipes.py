@@ -6,9 +6,12 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from model import digits, sample, training
 from model.errors import PermanentError
 from model.networks import NETWORKS
 from model.recipes import RECIPES, Recipe, recipe_for
@@ -26,6 +29,32 @@ def test_every_recipe_is_complete_and_plain_json(name: str) -> None:
     assert recipe.name == name
     assert recipe.network in NETWORKS
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_each_row_is_held_out_by_one_member_of_best() -> None:
+    best = recipe_for("best")
+    positions = digits.stratified_positions(np.repeat(np.arange(10, dtype=np.uint8), 97), seed=0)
+    members = range(best.members)
+    held_out = [digits.validation_mask(positions, best.validation_fraction, m) for m in members]
+    np.testing.assert_array_equal(np.sum(held_out, axis=0), 1)
+
+
+@pytest.fixture(scope="module")
+def sample_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    return sample.sample_digits()
+
+
+# Twenty seeds gave fast 0.917 to 0.949, in float32 0.916 to 0.950; ten gave classic 0.961 to 0.972.
+# A tenth of the learning rate, or one epoch of fast, three of classic, stay below.
+@pytest.mark.parametrize(("name", "floor"), [("fast", 0.90), ("classic", 0.95)])
+def test_reads_digits_that_it_was_not_trained_on(
+    sample_digits: tuple[NDArray[np.uint8], NDArray[np.uint8]], name: str, floor: float
+) -> None:
+    images, labels = sample_digits
+    positions = digits.stratified_positions(labels, seed=0)
+    unseen = digits.validation_mask(positions, sample.TEST_FRACTION)
+    trained = training.train(recipe_for(name), images, labels, unseen, seed=0)
+    assert trained.history[-1].validation_accuracy > floor
 
 
 @pytest.mark.parametrize(

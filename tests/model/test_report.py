@@ -131,15 +131,29 @@ def test_the_same_context_gives_the_same_text(render: Any) -> None:
         *("run-1", "2026-11-22 11:04:05+00:00", "The competition&#39;s files.", "classic"),
         *("98.76%", "98.38 to 99.05%", "4,200", "99.12%", "99.02 to 99.21%", "37,800"),
         *("above the reference, 98.3% on test", "above the reference, 98.7% on train"),
-        *("0.0456", "421,642", "8 epochs", "2 min 11 s", "98.00%", "97.00%", "97.50%", "420"),
-        *("train.csv", "42,000", "a1" * 32, "Leak: 19 of 28,000 test images"),
+        *("0.0456", "421,642", "8 epochs", "2 min 11 s", "Leak: 19 of 28,000 test images"),
         *("submission.csv", "28,000 rows", "b2" * 32, "Not sent: nobody asked."),
-        *("50", "tensorflow 2.21.0", "python flows/mnist_flow.py --seed 7"),
+        *("tensorflow 2.21.0", "python flows/mnist_flow.py --seed 7"),
     ],
 )
 def test_report_and_model_card_hold_every_number(render: Any, fact: str) -> None:
     text = render(context()).replace("The competition's", "The competition&#39;s")
     assert fact in text
+
+
+@pytest.mark.parametrize(
+    ("render", "row"),
+    [
+        (render_report, f"<dt>train.csv</dt><dd>42,000 rows, sha256 <code>{'a1' * 32}</code></dd>"),
+        (render_model_card, f"| train.csv | 42,000 | `{'a1' * 32}` |"),
+        (render_report, "<dt>batch size</dt><dd>50</dd>"),
+        (render_model_card, "| batch_size | 50 |"),
+        (render_report, "7</th><td>98.00%</td><td>97.00%</td><td>97.50%</td><td>420</td>"),
+        (render_model_card, "| 7 | 98.00% | 97.00% | 97.50% | 420 |"),
+    ],
+)
+def test_data_parameters_and_classes_have_their_rows(render: Any, row: str) -> None:
+    assert row in render(context())
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from model import networks, training
+from model import augmentation, networks, training
+from model.augmentation import Images
 from model.errors import PermanentError
 from model.evaluation import evaluate
 from model.forms import in_form
 from model.prediction import predict
 from model.recipes import recipe_for
-from model.training import Epoch, Images, Labels, Trained, train
+from model.training import Epoch, Labels, Trained, train
 
 Weights = NDArray[np.float32]
 
@@ -32,6 +33,8 @@ ONES = np.ones(len(LABELS), np.float32)
 HELD_OUT = np.arange(len(LABELS)) % 7 == 0
 RECIPE = recipe_for("classic", epochs=3, batch_size=24, target_accuracy=1.0)
 RECIPE = RECIPE.model_copy(update={"learning_rate": 0.0005})  # not perfect before the last epoch
+AUGMENTED = RECIPE.model_copy(update={"network": "small", "augmentation": True, "lanes": 2})
+ROUGH = RECIPE.model_copy(update={"network": "small", "precision": "bfloat16"})
 
 
 def weights(trained: Trained) -> list[bytes]:
@@ -96,18 +99,22 @@ def resume(checkpoints: Path) -> tuple[Trained, list[int]]:
     return trained, epochs
 
 
-def test_computes_the_updates_of_keras_fit() -> None:
+@pytest.mark.parametrize(("smoothing", "betas"), [(0, (0.9, 0.999)), (0.1, (0.7, 0.9))])
+def test_computes_the_updates_of_keras_fit(smoothing: float, betas: tuple[float, float]) -> None:
     # Dropout masks that put nothing on the edge of ReLU, where rounding decides of a gradient.
-    keras.utils.set_random_seed(2)
+    keras.utils.set_random_seed(3)
     whole_batches = RECIPE.model_copy(update={"lanes": 1})  # dropout draws once for each, as theirs
-    learner = training._Learner(whole_batches, seed=1, member=0, rows=len(LABELS))
+    recipe = whole_batches.model_copy(update={"label_smoothing": smoothing, "betas": betas})
+    learner = training._Learner(recipe, seed=1, member=0, rows=len(LABELS))
     same = networks.build("reference", seed=0)
     for ours, theirs in zip(learner.model.variables, same.variables, strict=True):
         theirs.assign(ours)  # dropout's random state too
     start = [variable.numpy() for variable in same.variables]
-    adam = keras.optimizers.Adam(RECIPE.learning_rate)
-    same.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    theirs = same.fit(IMAGES, LABELS, batch_size=24, shuffle=False, verbose=0).history
+    adam = keras.optimizers.Adam(RECIPE.learning_rate, *betas)
+    crossentropy = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+    same.compile(adam, crossentropy, metrics=["accuracy"])
+    truth = keras.utils.to_categorical(LABELS, 10)
+    theirs = same.fit(IMAGES, truth, batch_size=24, shuffle=False, verbose=0).history
     # 230 rows: the last batch is a partial one.
     loss, accuracy = learner.fit(IMAGES, LABELS, ONES, np.int32(0)).numpy().mean(axis=0)
     assert loss == pytest.approx(theirs["loss"][0], rel=1e-4)
@@ -199,6 +206,68 @@ def test_batch_normalisation_is_keras_own_but_for_rounding() -> None:
     # TensorFlow divides by one row less, the unbiased estimate.
     np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-3)
     assert networks.in_training(ours, tf.cast(x, tf.bfloat16)).dtype == tf.bfloat16
+
+
+def test_trains_on_what_augmentation_makes_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "augment", lambda images, _: tf.zeros(tf.shape(images)))
+    learner = training._Learner(AUGMENTED, seed=0, member=0, rows=24)
+    losses = learner.fit(IMAGES[:24], LABELS[:24], ONES[:24], np.int32(0)).numpy()[:, 0]
+    # A new network has no biases yet: in a blank image it sees every digit alike.
+    np.testing.assert_allclose(losses, np.log(10), rtol=1e-6)
+
+
+def test_every_lane_step_and_training_changes_images_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[tuple[int, int]] = []
+
+    def note(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        tf.numpy_function(lambda pair: seeds.append(tuple(pair)), [seed], [])
+        return tf.cast(images, tf.float32)
+
+    monkeypatch.setattr(augmentation, "augment", note)
+
+    def seeds_of(seed: int, member: int) -> set[tuple[int, int]]:
+        learner = training._Learner(AUGMENTED, seed, member, rows=48)
+        seeds.clear()
+        for epoch in (1, 2):
+            learner.run_epoch(epoch, IMAGES, LABELS, np.arange(48), None)
+        return set(seeds)
+
+    first = seeds_of(seed=0, member=0)
+    assert len(first) == len(seeds) == 8  # two lanes, two steps, two epochs
+    assert seeds_of(seed=0, member=0) == first
+    assert seeds_of(seed=1, member=0).isdisjoint(first)
+    assert seeds_of(seed=0, member=1).isdisjoint(first)
+
+
+@pytest.mark.parametrize(
+    ("about", "computes_in"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 avx512vl", "bfloat16"),
+        ("flags\t\t: amx_bf16 amx_tile", "bfloat16"),
+        ("Features\t: asimd bf16 i8mm", "bfloat16"),  # ARM
+        ("flags\t\t: fpu avx512f avx512vl amx_tile", "float32"),
+        ("Features\t: asimd i8mm", "float32"),
+        ("", "float32"),
+    ],
+)
+def test_bfloat16_is_for_processors_that_multiply_it(
+    monkeypatch: pytest.MonkeyPatch, about: str, computes_in: str
+) -> None:
+    monkeypatch.setattr(training, "_processor", lambda: {"model name\t: some", about})
+    assert training.precision(ROUGH) == computes_in
+    assert training.precision(ROUGH.model_copy(update={"precision": "float32"})) == "float32"
+
+
+@pytest.mark.parametrize(("feature", "kind"), [("amx_bf16", tf.bfloat16), ("fma", tf.float32)])
+def test_convolutions_are_computed_in_that_precision(
+    monkeypatch: pytest.MonkeyPatch, feature: str, kind: tf.DType
+) -> None:
+    monkeypatch.setattr(training, "_processor", lambda: {f"flags\t\t: {feature}"})
+    learner = training._Learner(ROUGH, seed=0, member=0, rows=24)
+    graph = learner.fit.get_concrete_function().graph.as_graph_def()
+    nodes = [node for function in graph.library.function for node in function.node_def]
+    kinds = {node.attr["T"].type for node in nodes if node.op.startswith("Conv2D")}
+    assert kinds == {kind.as_datatype_enum}
 
 
 @pytest.mark.parametrize(("rows", "trained_on"), [(48, 48), (49, 48), (50, 50)])
