@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -15,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.settings import Settings
 from tests.conftest import REAL_DATA
-from tests.end_to_end.command import error_line, run
+from tests.end_to_end.command import LONGEST_SECONDS, error_line, own_environment, run
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +77,10 @@ def test_the_metrics_hold_the_contract(workspace: Path) -> None:
     named = datetime.strptime(metrics["run"][:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
     assert abs(datetime.now(UTC) - named) < timedelta(hours=1)
     low, high = metrics["validation_accuracy_ci95"]
-    assert 0.5 < low < metrics["validation_accuracy"] < high <= 1
+    assert 0.7 < low < metrics["validation_accuracy"] < high <= 1
     assert metrics["validation_count"] + metrics["train_count"] == 1074
     assert metrics["test_count"] == 723
-    assert metrics["test_accuracy"] > 0.5
+    assert metrics["test_accuracy_ci95"][0] > 0.8
     assert metrics["stopped_early"] is False
     assert metrics["parameters"] > 200_000
     history = list(csv.DictReader((workspace / "runs/latest/history.csv").read_text().split()))
@@ -138,6 +141,23 @@ def test_the_same_seed_gives_the_same_bytes(
         assert ours == (workspace / "runs/latest" / name).read_bytes(), name
 
 
+def test_tensorflow_gets_one_thread_to_an_operation() -> None:
+    """On few cores more threads give the same bytes: no other test would notice them."""
+    code = (
+        "from tasks.support import tensorflow_import; tensorflow_import.load();"
+        "import tensorflow as tf; print(tf.config.threading.get_intra_op_parallelism_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=own_environment(),
+        timeout=LONGEST_SECONDS,
+        check=True,
+    )
+    assert done.stdout == "1\n"
+
+
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="../shared/digit-recognizer is not here")
 def test_a_slice_of_the_competition(tmp_path: Path, environment: dict[str, str]) -> None:
     data = tmp_path / "data"
@@ -155,7 +175,7 @@ def test_a_slice_of_the_competition(tmp_path: Path, environment: dict[str, str])
     assert done.returncode == 0, done.stderr
     latest = tmp_path / "workspace/runs/latest"
     metrics = json.loads((latest / "metrics.json").read_text())
-    assert metrics["validation_accuracy_ci95"][1] > 0.9
+    assert metrics["validation_accuracy_ci95"][0] > 0.85
     assert "test_accuracy" not in metrics
     submission = (latest / "submission.csv").read_text().splitlines()
     assert submission[0] == "ImageId,Label"
@@ -171,8 +191,8 @@ def test_help_is_quick_and_names_every_option() -> None:
     assert not {"prefect", "tensorflow", "numpy"} & {
         line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line
     }
-    for option in ("--source", "--data-dir", "--recipe", "--submit", "--workspace", "--seed"):
-        assert option in done.stdout
+    described = set(re.findall(r"^  (--[a-z-]+)", done.stdout, re.MULTILINE))
+    assert described == {"--" + name.replace("_", "-") for name in Settings.model_fields}
 
 
 @pytest.mark.parametrize(
@@ -195,13 +215,16 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], said: str
 def test_bad_data_is_one_line_and_exit_code_1(tmp_path: Path, environment: dict[str, str]) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    done = run(
-        *("--source", "directory", "--workspace", tmp_path / "workspace"),
-        DIGIT_RECOGNIZER_DATA_DIR=str(empty),  # of no use without the option
-        **environment,
-    )
+    options: list[str | Path] = ["--source", "directory", "--workspace", tmp_path / "workspace"]
+    # Of no use without the option.
+    environment = {**environment, "DIGIT_RECOGNIZER_DATA_DIR": str(empty)}
+    done = run(*options, **environment)
     assert done.returncode == 1
     assert "train.csv" in error_line(done)
+    debugged = run(*options, "--debug", **environment)
+    assert debugged.returncode == 1
+    assert "Traceback" in debugged.stderr
+    assert error_line(done) in debugged.stderr.splitlines()
     assert not (tmp_path / "workspace").exists()  # told before anything was begun
 
 

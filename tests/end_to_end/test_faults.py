@@ -211,17 +211,19 @@ def test_the_terminal_of_a_detached_run_goes_away(
 def test_three_runs_at_once_one_of_which_is_killed(
     tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
 ) -> None:
-    first = start(*OPTIONS, "--workspace", tmp_path, **environment)
-    assert first.stderr
-    next(line for line in first.stderr if f"epoch 2/{EPOCHS}" in line)
-    first.send_signal(signal.SIGSTOP)  # it keeps its lock, and the others come to wait for it
-    others = [start(*OPTIONS, "--workspace", tmp_path, **environment) for _ in range(2)]
-    for process in others:
-        assert process.stderr
-        next(line for line in process.stderr if "'explore" in line)
-    first.kill()
-    ends = [process.communicate()[1] for process in (first, *others)]
-    assert [process.returncode for process in (first, *others)] == [-signal.SIGKILL, 0, 0], ends
+    command: list[str | Path] = [*OPTIONS, "--workspace", tmp_path]
+    with start(*command, **environment) as first:
+        assert first.stderr
+        next(line for line in first.stderr if f"epoch 2/{EPOCHS}" in line)
+        first.send_signal(signal.SIGSTOP)  # it keeps its lock, and the others come to wait for it
+        with start(*command, **environment) as second, start(*command, **environment) as third:
+            for process in (second, third):
+                assert process.stderr
+                next(line for line in process.stderr if "'explore" in line)
+            first.kill()
+            ends = [process.communicate()[1] for process in (first, second, third)]
+    codes = [process.returncode for process in (first, second, third)]
+    assert codes == [-signal.SIGKILL, 0, 0], ends
     assert "".join(ends[1:]).count(f"epoch {EPOCHS}/{EPOCHS}") == 1
     assert f"epoch 1/{EPOCHS}" not in "".join(ends[1:])
     assert outputs(tmp_path) == undisturbed

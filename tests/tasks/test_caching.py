@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from unittest.mock import MagicMock
 import pytest
 from prefect import flow
 
-from tasks.support import caching, workspace
+from model.errors import PermanentError, TransientError
+from tasks.support import caching, stored_results, workspace
 from tasks.support.records import File, Record
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -111,6 +113,47 @@ def test_a_folder_in_a_results_place_gives_way(run: Callable[..., Made], tmp_pat
     assert calls == ["a", "a"]
     run()
     assert calls == ["a", "a"]
+
+
+def test_a_result_that_cannot_be_kept_is_used_and_made_again(
+    run: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_results.ThisDisk, "write_path", fail)
+        made = run()
+    assert run() == made
+    assert calls == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (TransientError("It is busy.", "Wait."), 4),
+        (PermanentError("It is wrong.", "Correct it."), 1),
+        (RuntimeError("It is a fault of ours."), 1),
+    ],
+    ids=["transient", "permanent", "unforeseen"],
+)
+def test_only_what_may_go_better_is_tried_again(
+    opened_workspace: workspace.Workspace, error: Exception, tries: int
+) -> None:
+    calls.clear()
+
+    @caching.stage(cached=False)
+    def fail() -> None:
+        calls.append("tried")
+        raise error
+
+    @flow
+    def failing() -> None:
+        fail.with_options(retry_delay_seconds=0, retry_jitter_factor=0)()
+
+    with pytest.raises(type(error), match="It is"):
+        failing()
+    assert len(calls) == tries
 
 
 def test_the_clock_does_not_matter(run: Callable[..., Made], tmp_path: Path) -> None:
