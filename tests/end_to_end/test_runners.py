@@ -199,13 +199,17 @@ def test_a_process_killed_while_it_logs_does_not_keep_the_run_from_ending(tmp_pa
 from tests.end_to_end.test_runners import Settings, made
 made(Settings(workspace={str(tmp_path)!r}, runner="processes", workers=1), 1, killed=(0,))
 """
+    environment = own_environment(
+        PREFECT_API_URL=PREFECT_API_URL.value() or "",
+        PREFECT_HOME=str(tmp_path / "prefect"),
+        # Lines that are shown too are made so slowly that none is still to be sent.
+        PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="WARNING",
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env=own_environment(
-            PREFECT_API_URL=PREFECT_API_URL.value() or "", PREFECT_HOME=str(tmp_path / "prefect")
-        ),
+        env=environment,
         timeout=LONGEST_SECONDS,
         check=False,
     )
