@@ -39,7 +39,11 @@ class ThisDisk(WritableFileSystem):
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a result, whole or not at all."""
-        workspace.write_text(self._resolve_path(path), content.decode())
+        try:
+            workspace.write_text(self._resolve_path(path), content.decode())
+        except OSError as error:  # of which Prefect says no word that a terminal shows
+            log.warning("A result is not kept (%s): a later run makes it again.", error)
+            raise
 
     def _resolve_path(self, path: str) -> Path:
         """Prefect calls this; a worker's workspace may lie elsewhere than the flow's."""

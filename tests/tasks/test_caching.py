@@ -13,7 +13,7 @@ import pytest
 from prefect import flow
 
 from model.errors import PermanentError, TransientError
-from tasks.support import caching, stored_results, workspace
+from tasks.support import caching, workspace
 from tasks.support.records import File, Record
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -116,14 +116,15 @@ def test_a_folder_in_a_results_place_gives_way(run: Callable[..., Made], tmp_pat
 
 
 def test_a_result_that_cannot_be_kept_is_used_and_made_again(
-    run: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored_results.ThisDisk, "write_path", fail)
+        patch.setattr(workspace, "write_text", fail)
         made = run()
+    assert "No space left on device" in caplog.text
     assert run() == made
     assert calls == ["a", "a"]
 
