@@ -47,11 +47,14 @@ class NoAnswerError(TransientError):
     status: int | None = None  # of the answer, where there was one
     retry_after: float | None = None  # seconds
 
+    def asks_for_more_than(self, seconds: float) -> bool:
+        """Whether Kaggle asks to wait longer."""
+        return self.retry_after is not None and self.retry_after > seconds
+
     def unless_within(self, seconds: float) -> PipelineError:
         """This one; a permanent one where Kaggle asks to wait longer than so many seconds."""
-        if self.retry_after is not None and self.retry_after > seconds:
-            return PermanentError(self.cause, self.remedy)
-        return self
+        late = self.asks_for_more_than(seconds)
+        return PermanentError(self.cause, self.remedy) if late else self
 
 
 def explained(error: Exception, competition: str, form: str | None) -> PipelineError:

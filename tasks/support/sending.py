@@ -71,7 +71,7 @@ class Sender:
                 return unknown
             if found:
                 return found
-            if isinstance(failure.unless_within(self.kaggle.patience.asked), PermanentError):
+            if failure.asks_for_more_than(self.kaggle.patience.asked):
                 break
         self._record(entry, status="absent", reason=failure.cause)
         raise PermanentError(
