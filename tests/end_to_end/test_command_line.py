@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -19,7 +18,7 @@ import pytest
 
 from flows.settings import Settings
 from tests.conftest import REAL_DATA
-from tests.end_to_end.command import LONGEST_SECONDS, error_line, own_environment, run
+from tests.end_to_end.command import error_line, run
 
 
 @pytest.fixture(scope="module")
@@ -141,23 +140,6 @@ def test_the_same_seed_gives_the_same_bytes(
         assert ours == (workspace / "runs/latest" / name).read_bytes(), name
 
 
-def test_tensorflow_gets_one_thread_to_an_operation() -> None:
-    """On few cores more threads give the same bytes: no other test would notice them."""
-    code = (
-        "from tasks.support import tensorflow_import; tensorflow_import.load();"
-        "import tensorflow as tf; print(tf.config.threading.get_intra_op_parallelism_threads())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=own_environment(),
-        timeout=LONGEST_SECONDS,
-        check=True,
-    )
-    assert done.stdout == "1\n"
-
-
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="../shared/digit-recognizer is not here")
 def test_a_slice_of_the_competition(tmp_path: Path, environment: dict[str, str]) -> None:
     data = tmp_path / "data"
@@ -175,7 +157,9 @@ def test_a_slice_of_the_competition(tmp_path: Path, environment: dict[str, str])
     assert done.returncode == 0, done.stderr
     latest = tmp_path / "workspace/runs/latest"
     metrics = json.loads((latest / "metrics.json").read_text())
-    assert metrics["validation_accuracy_ci95"][0] > 0.85
+    low, high = metrics["validation_accuracy_ci95"]
+    assert low > 0.85
+    assert high > 0.9
     assert "test_accuracy" not in metrics
     submission = (latest / "submission.csv").read_text().splitlines()
     assert submission[0] == "ImageId,Label"

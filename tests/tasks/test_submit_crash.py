@@ -32,7 +32,7 @@ def test_killed_and_run_again_it_is_sent_once(kaggle: Kaggle, tmp_path: Path) ->
     expected = [sha256(b"%d" % number).hexdigest() for number in range(count + 2)]
     assert sorted(kaggle.contents()) == sorted(expected)
     assert len(moments) == count
-    assert moments.count("killed") > count // 4  # the others were done by then
+    assert moments.count("killed") > count // 2  # the others were done by then
 
 
 def drive(folder: Path, count: int, seed: int) -> list[str]:

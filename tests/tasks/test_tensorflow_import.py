@@ -1,12 +1,16 @@
-"""What TensorFlow says, and what of it is shown."""
+"""How TensorFlow is set up, and what of what it says is shown."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from model import networks, prediction
 from tasks.support import tensorflow_import
+from tests.end_to_end.command import LONGEST_SECONDS, own_environment
 
 
 def test_many_networks_one_after_the_other_make_no_warning(
@@ -16,3 +20,20 @@ def test_many_networks_one_after_the_other_make_no_warning(
     for seed in range(12):
         prediction.predict(networks.build("reference", seed), np.zeros((1, 28, 28, 1), np.uint8))
     assert not caplog.records
+
+
+def test_tensorflow_gets_one_thread_to_an_operation() -> None:
+    """On few cores more threads give the same bytes: no other test would notice them."""
+    code = (
+        "from tasks.support import tensorflow_import; tensorflow_import.load();"
+        "import tensorflow as tf; print(tf.config.threading.get_intra_op_parallelism_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=own_environment(),
+        timeout=LONGEST_SECONDS,
+        check=True,
+    )
+    assert done.stdout == "1\n"
