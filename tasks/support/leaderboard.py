@@ -7,6 +7,7 @@ a later run fetched, shows in it.
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 from typing import Any
@@ -31,13 +32,16 @@ COLUMNS = (
 
 def write() -> list[dict[str, Any]]:
     """Write the current workspace's leaderboard.csv; return its rows for an artifact."""
-    rows = collect()
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    workspace.write_text(workspace.current().root / "leaderboard.csv", text.getvalue())
-    return rows
+    with (workspace.current().locks / "leaderboard").open("ab") as lock:
+        # Else a run that ends together with another could write last, and without it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = collect()
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        workspace.write_text(workspace.current().root / "leaderboard.csv", text.getvalue())
+        return rows
 
 
 def collect() -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ import csv
 import json
 import logging
 from datetime import UTC, datetime
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -75,6 +77,29 @@ def test_shows_a_score_that_came_later(opened_workspace: Workspace) -> None:
     add_score("x", 0.5, 7)
     (row,) = leaderboard.write()
     assert (row["public_score"], row["ref"]) == (0.5, 7)
+
+
+def test_of_two_runs_that_end_together_the_one_that_writes_last_lists_both(
+    opened_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_run(opened_workspace, "a", 0.98, "x")
+    collect = leaderboard.collect
+    others: list[Thread] = []
+
+    def while_another_run_ends() -> list[dict[str, Any]]:
+        monkeypatch.setattr(leaderboard, "collect", collect)
+        rows = collect()
+        add_run(opened_workspace, "b", 0.99, "y")
+        others.append(Thread(target=leaderboard.write))
+        others[0].start()
+        others[0].join(0.5)  # long enough to write, were it not kept waiting
+        return rows
+
+    monkeypatch.setattr(leaderboard, "collect", while_another_run_ends)
+    assert [row["run"] for row in leaderboard.write()] == ["a"]
+    others[0].join()
+    with (opened_workspace.root / "leaderboard.csv").open(newline="") as file:
+        assert [row["run"] for row in csv.DictReader(file)] == ["b", "a"]
 
 
 def test_heals_itself(opened_workspace: Workspace) -> None:
