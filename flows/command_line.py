@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -30,10 +30,14 @@ FAILED, WRONG_USAGE = 1, 2
 def parse(arguments: list[str]) -> Settings:
     """Settings from the arguments and the environment; wrong usage ends the program with 2."""
     try:
+        Settings()  # the flow's defaults: also what an option overrides here has to be right
+    except ValidationError as error:
+        _wrong_usage(_problems(error, lambda name: f"DIGIT_RECOGNIZER_{name.upper()}"))
+    try:
         settings = CliApp.run(Settings, cli_args=arguments)
         settings.check()
     except ValidationError as error:
-        _wrong_usage("; ".join(_problem(e["loc"], e["msg"]) for e in error.errors()))
+        _wrong_usage(_problems(error, lambda name: f"--{name.replace('_', '-')}"))
     except SettingsError as error:
         _wrong_usage(str(error).removeprefix("error parsing CLI: "))
     except PermanentError as error:
@@ -43,9 +47,12 @@ def parse(arguments: list[str]) -> Settings:
     return settings
 
 
-def _problem(location: tuple[int | str, ...], message: str) -> str:
-    option = "".join(f"--{str(part).replace('_', '-')}: " for part in location)
-    return option + message.removeprefix("Value error, ")
+def _problems(error: ValidationError, named: Callable[[str], str]) -> str:
+    """What is wrong, and in which option or variable."""
+    return "; ".join(
+        "".join(f"{named(str(part))}: " for part in each["loc"]) + each["msg"]
+        for each in error.errors()
+    )
 
 
 def _wrong_usage(message: str) -> NoReturn:
@@ -57,11 +64,15 @@ def run(
     flow: Flow[[Settings], Run], settings: Settings, server: TemporaryServer | None = None
 ) -> int:
     """Run the flow; print its summary, or one ``error:`` line; return the exit code."""
+    from tasks.download import files_in
+
     if not settings.debug:
         for handler in logging.getLogger().handlers:  # the console's; the server gets all
             handler.addFilter(_has_no_traceback)
     try:
         signals.raise_stopped()
+        if settings.source == "directory":
+            files_in(settings.data_dir)  # told now where they are missing, not after what is slow
         with served(server, settings):
             outcome = flow(settings)
     except signals.Stopped as stopped:
@@ -86,12 +97,9 @@ def served(server: TemporaryServer | None, settings: Settings) -> Iterator[None]
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    from tasks.download import files_in
     from tasks.support import tensorflow_import
     from tasks.support.workspace import Workspace
 
-    if settings.source == "directory":
-        files_in(settings.data_dir)  # told now where they are missing, not after what is slow
     if server is None:
         yield
         return
@@ -110,7 +118,7 @@ def served(server: TemporaryServer | None, settings: Settings) -> Iterator[None]
 
 
 def summary(run: Run, settings: Settings) -> str:
-    """What a finished run says on the terminal: how good, where, how long, what next."""
+    """What a finished run says on the terminal: how good, where, how long."""
     folder = settings.workspace / run.folder
     lines = [
         ("", run.notice),
@@ -123,7 +131,6 @@ def summary(run: Run, settings: Settings) -> str:
         ("report", str(folder / "report.html")),
         ("artifact store", run.stored),
         ("time", _times(run.stage_seconds)),
-        ("next", _next_step(run, settings)),
     ]
     return "\n".join([run.name, *(f"  {name:20} {text}" for name, text in lines if text)])
 
@@ -146,14 +153,6 @@ def _times(stage_seconds: dict[str, float]) -> str:
     ran = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
     cached = ", ".join(name for name in STAGES if name not in stage_seconds)
     return f"{total:.1f} s: {ran}" + (f"; cached: {cached}" if cached else "")
-
-
-def _next_step(run: Run, settings: Settings) -> str:
-    if run.notice:
-        return "--source kaggle with credentials, or --source mnist, for the real thing"
-    if settings.submit == "never":
-        return "open the report; then the same command with --submit always"
-    return "open the report"
 
 
 def _say(line: str, exit_code: int) -> int:

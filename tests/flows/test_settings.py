@@ -41,3 +41,12 @@ def test_one_option_of_two_may_come_from_the_environment(monkeypatch: pytest.Mon
     monkeypatch.setenv("DIGIT_RECOGNIZER_DATA_DIR", "~/data")
     settings = command_line.parse(["--source", "directory"])
     assert settings.data_dir == Path.home() / "data"
+
+
+def test_what_is_wrong_in_the_environment_is_told_though_an_option_overrides_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIGIT_RECOGNIZER_EPOCHS", "0")
+    with pytest.raises(SystemExit, match="2"):
+        command_line.parse(["--epochs", "5"])
+    assert capsys.readouterr().err.startswith("error: DIGIT_RECOGNIZER_EPOCHS: ")
