@@ -27,9 +27,8 @@ from typing import Any, NamedTuple
 
 from model.errors import PermanentError, TransientError
 from tasks.support import workspace
+from tasks.support.logs import log
 from tasks.support.s3_errors import MissingError, explained
-
-log = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "DIGIT_RECOGNIZER_ARTIFACT_STORE"
 ADDRESS = r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})((?:/[\w.=-]+)*)/?"
@@ -59,7 +58,8 @@ class Store:
         address = re.fullmatch(ADDRESS, uri)
         if not address:
             raise PermanentError(
-                "The artifact store's address is none.", "Give s3://bucket/prefix."
+                "The artifact store's address is not of the form s3://bucket/prefix.",
+                "Correct --artifact-store, or the block that it names.",
             )
         self.uri = uri.rstrip("/")
         self.bucket, self.prefix = address[1], address[2].lstrip("/")
@@ -275,18 +275,8 @@ def opened(uri: str | None) -> Iterator[Store | None]:
 @contextmanager
 def used(uri: str | None) -> Iterator[None]:
     """Make the store, checked before, that of this process, and of those that it starts."""
-    before = os.environ.get(ENVIRONMENT_VARIABLE)
-    _set_environment(uri)
-    try:
+    with workspace.environment(ENVIRONMENT_VARIABLE, uri):
         yield
-    finally:
-        _set_environment(before)
-
-
-def _set_environment(uri: str | None) -> None:
-    os.environ.pop(ENVIRONMENT_VARIABLE, None)
-    if uri:
-        os.environ[ENVIRONMENT_VARIABLE] = uri
 
 
 def fetch(path: str, sha256: str, size: int) -> None:
@@ -299,7 +289,7 @@ def fetch(path: str, sha256: str, size: int) -> None:
     place, store = inside(workspace.current().root, path), current()
     if store is None:
         raise PermanentError(f"{place} is gone or was altered.", "Run the flow again.")
-    log.info("Fetching %s from %s", path, store.uri)
+    log().info("Fetching %s from %s", path, store.uri)
     with workspace.current().temporary_folder() as folder:
         store.download([Item(f"cache/{sha256}", folder / "fetched", sha256, size)])
         workspace.move_into_place(folder / "fetched", place)

@@ -6,13 +6,11 @@ One object a training, replaced at every epoch; it holds the path, a line feed a
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from model.errors import PipelineError
 from tasks.support import artifact_store, workers, workspace
-
-log = logging.getLogger(__name__)
+from tasks.support.logs import log
 
 
 def bring(folder: Path) -> None:
@@ -29,7 +27,7 @@ def bring(folder: Path) -> None:
                 (making / "state").write_bytes(state)
                 workspace.move_into_place(making / "state", place)
     except (PipelineError, OSError, UnicodeDecodeError) as error:
-        log.warning("The training begins without the stored checkpoint: %s", error)
+        log().warning("The training begins without the stored checkpoint: %s", error)
 
 
 def send(folder: Path) -> None:
@@ -41,4 +39,4 @@ def send(folder: Path) -> None:
     try:
         store.put(f"checkpoints/{folder.name}", path.encode() + b"\n" + states[-1].read_bytes())
     except PipelineError as error:
-        log.warning("The checkpoint is on this worker's disk only: %s", error)
+        log().warning("The checkpoint is on this worker's disk only: %s", error)

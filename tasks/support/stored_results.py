@@ -9,7 +9,6 @@ reach.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +22,8 @@ from pydantic import Field, PrivateAttr
 from model.errors import PermanentError, PipelineError, TransientError
 from tasks.support import artifact_store, workspace
 from tasks.support.artifact_store import Item
+from tasks.support.logs import log
 from tasks.support.records import Record
-
-log = logging.getLogger(__name__)
 
 PAUSE = 300  # seconds; a store that does not answer shall not hold up every stage
 
@@ -42,7 +40,7 @@ class ThisDisk(WritableFileSystem):
         try:
             workspace.write_text(self._resolve_path(path), content.decode())
         except OSError as error:  # of which Prefect says no word that a terminal shows
-            log.warning("A result is not kept (%s): a later run makes it again.", error)
+            log().warning("A result is not kept (%s): a later run makes it again.", error)
             raise
 
     def _resolve_path(self, path: str) -> Path:
@@ -105,7 +103,7 @@ class ArtifactStore(ThisDisk):
         return time.monotonic() < self._asked_again
 
     def _go_on_without(self, error: Exception) -> None:
-        log.warning("The run goes on without its artifact store: %s", error)
+        log().warning("The run goes on without its artifact store: %s", error)
         if isinstance(error, TransientError):
             self._asked_again = time.monotonic() + PAUSE
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -18,9 +17,8 @@ from typing import Any
 from model.errors import PermanentError, PipelineError, TransientError
 from tasks.support import artifact_store, run_folder, workspace
 from tasks.support.artifact_store import Item, Store
+from tasks.support.logs import log
 from tasks.support.run_folder import MANIFEST, PENDING
-
-log = logging.getLogger(__name__)
 
 LATEST = "latest.json"
 MAIN_OUTPUTS = ("submission.csv", "model*.keras", "metrics.json", "report.html")
@@ -66,7 +64,7 @@ def publish(store: Store, folder: Path) -> str:
     outcomes = upload_pending(folder.parent)
     for run, problem in outcomes.items():
         if problem:
-            log.warning("%s is not uploaded: %s", run, problem)
+            log().warning("%s is not uploaded: %s", run, problem)
     error = outcomes.get(folder.name)
     if isinstance(error, TransientError):
         return f"pending, the next run uploads it: {error.cause}"
@@ -86,7 +84,7 @@ def publish(store: Store, folder: Path) -> str:
 def verify(uri: str) -> str:
     """Read a stored run through; PermanentError where it is not as its manifest says."""
     with tempfile.TemporaryDirectory() as folder:
-        return fetch(uri, Path(folder) / "run").partition(" is in ")[0] + " is whole."
+        return f"{fetch(uri, Path(folder) / 'run')} is whole."
 
 
 def fetch(uri: str, folder: Path) -> str:
@@ -115,7 +113,7 @@ def fetch(uri: str, folder: Path) -> str:
         making.chmod(0o755)
         making.rename(folder)
     size = sum(item.size for item in items)
-    return f"{store.uri}/{name} ({len(items)} files, {size:,} bytes) is in {folder}"
+    return f"{store.uri}/{name} ({len(items)} files, {size:,} bytes)"
 
 
 def items_of(manifest: bytes, name: str, folder: Path) -> list[Item]:
@@ -166,7 +164,8 @@ def main() -> int:
         if arguments.verify:
             print(verify(arguments.verify))
         elif arguments.fetch:
-            print(fetch(arguments.fetch[0], Path(arguments.fetch[1])))
+            uri, folder = arguments.fetch
+            print(f"{fetch(uri, Path(folder))} is in {folder}")
         else:
             runs = workspace.Workspace(arguments.workspace).runs
             if not runs.is_dir():

@@ -59,7 +59,7 @@ class Workspace:
             for folder in (self.root, self.files, self.results, self.runs):
                 remove_abandoned(folder)
             with self.temporary_folder():
-                """The folders may be there and yet not be writable."""
+                pass  # the folders may be there and yet not be writable
         except OSError as error:
             raise PermanentError(
                 f"The workspace {self.root} cannot be written: {error.strerror or error}"
@@ -109,16 +109,26 @@ def opened(root: Path) -> Iterator[Workspace]:
     global _current
     workspace = Workspace(root)
     workspace.make_folders()
-    before, environment_before = _current, os.environ.get(ENVIRONMENT_VARIABLE)
-    _current, os.environ[ENVIRONMENT_VARIABLE] = workspace, str(workspace.root)
+    before, _current = _current, workspace
     try:
-        yield workspace
+        with environment(ENVIRONMENT_VARIABLE, str(workspace.root)):
+            yield workspace
     finally:
         _current = before
-        if environment_before is None:
-            del os.environ[ENVIRONMENT_VARIABLE]
-        else:
-            os.environ[ENVIRONMENT_VARIABLE] = environment_before
+
+
+@contextmanager
+def environment(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable of the environment, with None unset it, and put it back in the end."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager
