@@ -132,7 +132,7 @@ def look_over(runner: Runner) -> None:
             f"The Dask scheduler at {runner.address} has no workers.",
             f"Start some: dask worker {runner.address} --nthreads 1",
         ) from error
-    found = client.run(answer, runner.place, serialize_context(), on_error="return")
+    found = client.run(look_at_itself, runner.place, serialize_context(), on_error="return")
     for worker, problem in found.items():
         if isinstance(problem, Exception):
             problem = f"cannot run the pipeline: {type(problem).__name__}: {problem}"
@@ -141,8 +141,10 @@ def look_over(runner: Runner) -> None:
     get_run_logger().info("Members are trained by %d Dask workers so far", len(found))
 
 
-def answer(place: Place, context: dict[str, Any], dask_worker: distributed.Worker) -> str | None:
-    """In a worker, which Dask passes on: why it cannot work for the run; None where it can."""
+def look_at_itself(
+    place: Place, context: dict[str, Any], dask_worker: distributed.Worker
+) -> str | None:
+    """In a worker, which Dask passes on: as ``unfit``, and whether it reaches Prefect's API."""
     with hydrated_context(context), get_client(sync_client=True) as client:
         if error := client.api_healthcheck():
             return f"does not reach Prefect's API at {client.api_url}: {error}"

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     settings = command_line.parse(sys.argv[1:])  # answers --help before the slow imports below
     server = temporary_server.start_unless_configured()  # beside them
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.runners import each_member
@@ -51,8 +51,7 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
         each_member(settings, recipe.members) as call_for_each,
     ):
         if settings.submit != "never":
-            found = preflight(settings.competition, secret_block=settings.kaggle_secret_block)
-            get_run_logger().info(found)
+            preflight(settings.competition, secret_block=settings.kaggle_secret_block)
 
         dataset = download(
             source, settings.competition, settings.data_dir, settings.kaggle_secret_block
@@ -83,18 +82,18 @@ def mnist_flow(settings: Settings = DEFAULTS) -> Run:
         )
         return publish(
             run_name,
-            created,
-            settings.model_dump(mode="json"),
-            settings.command(),
-            recipe,
-            dataset,
-            digits,
-            exploration,
-            members,
-            missing,
-            evaluation,
-            predictions,
-            submission,
+            created=created,
+            settings=settings.model_dump(mode="json"),
+            command=settings.command(),
+            recipe=recipe,
+            dataset=dataset,
+            digits=digits,
+            exploration=exploration,
+            members=members,
+            missing=missing,
+            evaluation=evaluation,
+            predictions=predictions,
+            submission=submission,
         )
 
 

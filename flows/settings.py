@@ -12,12 +12,9 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.errors import PermanentError
+from model.sources import UNSUBMITTABLE, Source
 
 LEAVE_OUT = "Leave one of the two out."
-UNSUBMITTABLE = {
-    "mnist": "Nothing from MNIST can be submitted: the competition's test images are among it.",
-    "sample": "Nothing from the embedded sample can be submitted: it is other data.",
-}
 
 
 class Settings(BaseSettings):
@@ -35,7 +32,7 @@ class Settings(BaseSettings):
         cli_exit_on_error=False,
     )
 
-    source: Literal["auto", "kaggle", "directory", "mnist", "sample"] = Field(
+    source: Literal["auto", Source] = Field(
         default="auto",
         description="Where the digits come from. auto: kaggle where credentials are found, "
         "else the embedded sample.",
@@ -147,9 +144,9 @@ class Settings(BaseSettings):
     debug: bool = Field(default=False, description="Log at DEBUG level; show tracebacks.")
 
     def recipe_overrides(self) -> dict[str, Any]:
-        """The fields that override the recipe, where they are given."""
+        """The fields that override the recipe; None where they are not given."""
         names = {"epochs", "batch_size", "target_accuracy", "members", "validation_fraction"}
-        return self.model_dump(include=names, exclude_none=True)
+        return self.model_dump(include=names)
 
     def command(self) -> str:
         """The command line that runs the same again; fields with their defaults are left out."""
@@ -178,9 +175,8 @@ class Settings(BaseSettings):
                 f"--dask-address is read with --runner dask, not {self.runner}.", LEAVE_OUT
             )
         if self.workers and (self.dask_address or self.runner == "local"):
-            raise PermanentError(
-                "--workers is read where the run starts its workers itself.", LEAVE_OUT
-            )
+            other = "--dask-address" if self.dask_address else "--runner local"
+            raise PermanentError(f"With {other} the run starts no --workers.", LEAVE_OUT)
         if self.submit != "never" and self.source in UNSUBMITTABLE:
             raise PermanentError(
                 UNSUBMITTABLE[self.source], "Use --source kaggle or directory, or --submit never."

@@ -1,13 +1,12 @@
 """The pictures: each function draws one figure, and ``save`` writes it as a PNG.
 
 Matplotlib's object API only, never pyplot: no global state, no window system, nothing to close.
-A figure shows ``sample_notice`` where one is given, so that nobody takes it for another data set.
+A figure shows ``notice`` where one is given, so that nobody takes it for another data set.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -34,7 +33,7 @@ DIGITS = np.arange(10)
 ACCURACY_TICKS = np.array([0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1])
 
 
-def label_counts(numbers: Exploration, sample_notice: str | None = None) -> Figure:
+def label_counts(numbers: Exploration, notice: str | None = None) -> Figure:
     """How many training images each digit has."""
     import seaborn as sns
 
@@ -43,7 +42,7 @@ def label_counts(numbers: Exploration, sample_notice: str | None = None) -> Figu
         f"{numbers.train_count:,} training images: {counts.min():,} (digit {counts.argmin()})"
         f" to {counts.max():,} (digit {counts.argmax()}) of each",
         3.6,
-        sample_notice,
+        notice,
     )
     sns.barplot(x=DIGITS, y=counts, color=BLUE, saturation=1, width=0.75, ax=ax)
     bars = [f"{n:,}\n{share:.1%}" for n, share in zip(counts, numbers.class_shares, strict=True)]
@@ -58,13 +57,13 @@ def label_counts(numbers: Exploration, sample_notice: str | None = None) -> Figu
     return figure
 
 
-def pixel_intensities(numbers: Exploration, sample_notice: str | None = None) -> Figure:
+def pixel_intensities(numbers: Exploration, notice: str | None = None) -> Figure:
     """How often each intensity occurs among the pixels of train and of test."""
     figure, (ax,) = _figure(
         f"{numbers.train_zero_share:.1%} of all training pixels and"
         f" {numbers.test_zero_share:.1%} of all test pixels are 0",
         3.6,
-        sample_notice,
+        notice,
     )
     train, test = numbers.train_histogram, numbers.test_histogram
     _train_and_test(
@@ -84,14 +83,14 @@ def train_against_test(
     train_images: NDArray[np.uint8],
     test_images: NDArray[np.uint8],
     numbers: Exploration,
-    sample_notice: str | None = None,
+    notice: str | None = None,
 ) -> Figure:
     """How the mean intensities of the images are distributed in train and in test."""
     figure, (ax,) = _figure(
         "Mean intensity of train and test images: Kolmogorov-Smirnov"
         f" D = {numbers.shift_statistic:.3f}, p = {numbers.shift_p_value:.2g}",
         3.6,
-        sample_notice,
+        notice,
     )
     train, test = mean_intensities(train_images), mean_intensities(test_images)
     _train_and_test(
@@ -107,7 +106,7 @@ def train_against_test(
 
 
 def sample_grid(
-    images: NDArray[np.uint8], labels: NDArray[np.uint8], sample_notice: str | None = None
+    images: NDArray[np.uint8], labels: NDArray[np.uint8], notice: str | None = None
 ) -> Figure:
     """The first images of each digit, one column a digit."""
     how_many = 8
@@ -115,22 +114,20 @@ def sample_grid(
     for digit in DIGITS:
         chosen = np.flatnonzero(labels == digit)[:how_many]
         tiles[: len(chosen), digit] = images[chosen, :, :, 0]
-    figure, (ax,) = _figure(
-        f"The first {how_many} training images of each digit", 7.0, sample_notice
-    )
+    figure, (ax,) = _figure(f"The first {how_many} training images of each digit", 7.0, notice)
     _show_tiles(ax, tiles, columns=DIGITS)
     return figure
 
 
-def mean_images(means: NDArray[np.float32], sample_notice: str | None = None) -> Figure:
+def mean_images(means: NDArray[np.float32], notice: str | None = None) -> Figure:
     """The mean image of each digit, float (10, 28, 28) in 0..255."""
-    figure, (ax,) = _figure("The mean training image of each digit", 1.6, sample_notice)
+    figure, (ax,) = _figure("The mean training image of each digit", 1.6, notice)
     _show_tiles(ax, means[np.newaxis], columns=DIGITS)
     return figure
 
 
 def learning_curves(
-    history: Sequence[Mapping[str, Any]], target_accuracy: float, sample_notice: str | None = None
+    history: Sequence[Mapping[str, Any]], target_accuracy: float, notice: str | None = None
 ) -> Figure:
     """Accuracy and loss by epoch, one pair of lines a network.
 
@@ -150,7 +147,7 @@ def learning_curves(
         losses = np.array([row["validation_loss"] for row in lowest])
         title = f"Lowest validation loss of {len(members)} networks: {losses.min():.4f}"
         title += f" to {losses.max():.4f}"
-    figure, (left, right) = _figure(title, 3.8, sample_notice, columns=2)
+    figure, (left, right) = _figure(title, 3.8, notice, columns=2)
     for part, colour, marker in (("train", BLUE, "o"), ("validation", ORANGE, "s")):
         for place, rows in enumerate(members.values()):
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4}
@@ -173,7 +170,7 @@ def learning_curves(
     return figure
 
 
-def confusion_matrix(evaluation: Evaluation, sample_notice: str | None = None) -> Figure:
+def confusion_matrix(evaluation: Evaluation, notice: str | None = None) -> Figure:
     """Which digit is taken for which; mistakes in colour, hits in grey."""
     import seaborn as sns
 
@@ -184,7 +181,7 @@ def confusion_matrix(evaluation: Evaluation, sample_notice: str | None = None) -
     title = f"{wrong.sum():,} of {evaluation.count:,} validation images are misread"
     if wrong.any():
         title += f", most often {true} as {predicted} ({wrong.max():,})"
-    figure, (ax,) = _figure(title, 6.0, sample_notice)
+    figure, (ax,) = _figure(title, 6.0, notice)
     common = {"annot": True, "cbar": False, "linewidths": 1, "linecolor": LIGHT, "ax": ax}
     common["annot_kws"] = {"color": INK}
     highest = 2 * max(wrong.max(), 4)  # half of the colours: on the others the ink is not readable
@@ -195,7 +192,7 @@ def confusion_matrix(evaluation: Evaluation, sample_notice: str | None = None) -
     return figure
 
 
-def class_scores(evaluation: Evaluation, sample_notice: str | None = None) -> Figure:
+def class_scores(evaluation: Evaluation, notice: str | None = None) -> Figure:
     """Precision, recall and F1 of each digit; the first two with their 95% intervals.
 
     Where there is nothing to measure a score on, a digit that was never predicted or has no image,
@@ -208,7 +205,7 @@ def class_scores(evaluation: Evaluation, sample_notice: str | None = None) -> Fi
         f"F1 by digit on {evaluation.count:,} validation images:"
         f" {worst.f1:.1%} ({worst.digit}) to {best.f1:.1%} ({best.digit})",
         4.2,
-        sample_notice,
+        notice,
     )
     confusion = np.array(evaluation.confusion)
     hits = confusion.diagonal().tolist()
@@ -233,7 +230,7 @@ def mistakes(
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     probabilities: NDArray[np.floating],
-    sample_notice: str | None = None,
+    notice: str | None = None,
 ) -> Figure:
     """The mistakes that the model was surest of, at most 24."""
     columns, height, width = 8, 42, 32  # a tile holds the image and two lines of text above it
@@ -244,7 +241,7 @@ def mistakes(
         f"{wrong:,} mistakes in {len(labels):,} validation images"
         + (f"; the {len(chosen)} most confident ones" if len(chosen) > 1 else ""),
         1.31 * rows + 0.4,
-        sample_notice,
+        notice,
     )
     tiles = np.zeros((rows, columns, height, width), np.uint8)
     for place, index in enumerate(chosen):
@@ -261,37 +258,32 @@ def mistakes(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG whole or not at all; the same figure gives the same bytes."""
+    """Write a PNG; the same figure gives the same bytes."""
     from PIL import Image
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=DOTS_PER_INCH, pil_kwargs={"compress_level": 1})
     # 256 colours halve the bytes, and Pillow adds no date and no version to them.
     picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    try:
-        picture.save(temporary, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    picture.save(path, format="png")
 
 
 def _figure(
-    title: str, height: float, sample_notice: str | None, columns: int = 1
+    title: str, height: float, notice: str | None, columns: int = 1
 ) -> tuple[Figure, Sequence[Axes]]:
     """A figure with its title, the notice where there is one, and its empty axes."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    height += 0.3 if sample_notice else 0
+    height += 0.3 if notice else 0
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)  # inches
     figure = Figure(figsize=(WIDTH, height), layout=layout, facecolor="white")
     title_style: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK}
     figure.suptitle(fill(title, 84), x=0.012, ha="left", **title_style)
-    if sample_notice:
+    if notice:
         band = {"facecolor": BAND, "edgecolor": "none", "pad": 3}
-        notice = fill(sample_notice, 110)
-        figure.supxlabel(notice, x=0.015, ha="left", fontsize=9, color="white", bbox=band)
+        text_style: dict[str, Any] = {"fontsize": 9, "color": "white", "bbox": band}
+        figure.supxlabel(fill(notice, 110), x=0.015, ha="left", **text_style)
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 

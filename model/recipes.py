@@ -3,7 +3,7 @@
 A recipe is plain JSON, so it stands in a config file and in the key of a cached result.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -108,32 +108,17 @@ BEST = Recipe(
 RECIPES = {recipe.name: recipe for recipe in (CLASSIC, FAST, BEST)}
 
 
-def recipe_for(
-    name: str,
-    *,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    target_accuracy: float | None = None,
-    members: int | None = None,
-    validation_fraction: float | None = None,
-) -> Recipe:
+def recipe_for(name: str, **fields: Any) -> Recipe:
     """The named recipe with the fields that are given here (not None) in place of its own.
 
-    Raises PermanentError for an unknown name and for a value that makes no sense.
+    Raises PermanentError for an unknown name or field and for a value that makes no sense.
     """
     if name not in RECIPES:
         known = ", ".join(RECIPES)
         raise PermanentError(f"There is no recipe {name!r}.", f"Choose one of {known}.")
-    overrides = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "target_accuracy": target_accuracy,
-        "members": members,
-        "validation_fraction": validation_fraction,
-    }
-    given = {field: value for field, value in overrides.items() if value is not None}
-    if batch_size is not None:  # a lane gets an image at least
-        given["lanes"] = min(RECIPES[name].lanes, max(1, batch_size))
+    given = {field: value for field, value in fields.items() if value is not None}
+    if "batch_size" in given:  # a lane gets an image at least
+        given["lanes"] = min(RECIPES[name].lanes, max(1, given["batch_size"]))
     try:
         return Recipe.model_validate(RECIPES[name].model_dump() | given)
     except ValidationError as error:

@@ -3,13 +3,14 @@
 import base64
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from model.evaluation import ClassScore
 from model.exploration import Exploration
+from model.sources import SENTENCES, Source, notice
 
 REFERENCE_TRAIN, REFERENCE_TEST = 0.987, 0.983  # of the reference CNN, on the competition's data
 
@@ -101,9 +102,7 @@ class ReportContext(BaseModel, frozen=True):
 
     run_name: str
     created: datetime
-    source: Literal["kaggle", "directory", "mnist", "sample"]
-    source_sentence: str
-    sample_notice: str | None  # what must be said of data that is not the competition's own
+    source: Source
     data: list[DataFile]
     recipe: str
     recipe_parameters: dict[str, Any]
@@ -198,6 +197,7 @@ def _render(template: str, context: ReportContext, **more: Any) -> str:
         percent=_percent, interval=_interval, duration=_duration, number=_number
     )
     facts = {name: getattr(context, name) for name in ReportContext.model_fields}
+    facts |= {"sentence": SENTENCES[context.source], "notice": notice(context.source)}
     return environment.get_template(template).render(facts, scores=scores(context), **more)
 
 

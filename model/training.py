@@ -22,6 +22,7 @@ from model import augmentation, forms, networks, prediction, selection
 from model.augmentation import Images
 from model.errors import PermanentError
 from model.evaluation import evaluate
+from model.history import Epoch
 from model.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -34,22 +35,6 @@ CHUNK_ROWS = 4_000  # one call into TensorFlow, at most 2 s: often enough for a 
 KEPT_CHECKPOINTS = 2  # the newest, and the one before should the newest be damaged
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave. Training figures are means while the weights change, with dropout.
-
-    The learning rate is that of the step after it: a cycle ends with zero.
-    """
-
-    epoch: int  # counted from 1
-    train_accuracy: float
-    train_loss: float
-    validation_accuracy: float
-    validation_loss: float
-    learning_rate: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -339,9 +324,7 @@ class _Checkpoints:
             with np.load(io.BytesIO(content), allow_pickle=False) as saved:
                 for index, variable in enumerate(learner.variables):
                     variable.assign(saved[str(index)])
-                history = [Epoch(**epoch) for epoch in json.loads(str(saved["history"]))]
-            logger.info("Training goes on after epoch %d, saved in %s.", len(history), path)
-            return history
+                return [Epoch(**epoch) for epoch in json.loads(str(saved["history"]))]
         return []
 
     def save(self, learner: _Learner, history: list[Epoch]) -> None:

@@ -9,22 +9,14 @@ from typing import Any, Literal
 
 from model import digits
 from model.errors import PermanentError, TransientError
+from model.sources import Source
 from tasks.support import archive, kaggle_client, tensorflow_import, workspace
 from tasks.support.caching import stage
 from tasks.support.logs import log
-from tasks.support.records import Dataset, File, Source
+from tasks.support.records import Dataset, File
 
 TRAIN, TEST, SAMPLE_SUBMISSION = archive.MEMBERS
 TEST_LABELS = "test_labels.csv"
-
-NOTICES: dict[Source, str | None] = {
-    "kaggle": None,
-    "directory": None,
-    "mnist": "This is Keras' copy of MNIST (60,000 + 10,000), not the competition's files: "
-    "nothing from it can be submitted.",
-    "sample": "This is scikit-learn's embedded sample (1,797 digits of 8x8 pixels), not MNIST: "
-    "its figures say nothing about the competition.",
-}
 
 
 def resolve(source: Source | Literal["auto"], secret_block: str | None = None) -> Source:
@@ -47,7 +39,12 @@ def contents(inputs: dict[str, Any]) -> str:
     """Digest of the files in ``data_dir``, whatever the folder is called."""
     if inputs["source"] != "directory":
         return ""
-    digests = [f"{p.name} {workspace.sha256_of(p)}" for p in files_in(inputs["data_dir"])]
+    return digest_of(files_in(inputs["data_dir"]))
+
+
+def digest_of(files: list[Path]) -> str:
+    """Hex sha256 of the files' names and contents."""
+    digests = [f"{path.name} {workspace.sha256_of(path)}" for path in files]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -76,36 +73,30 @@ def download(
     source: Source, competition: str, data_dir: Path | None, secret_block: str | None = None
 ) -> Dataset:
     """Fetch the files and put them, whole, under ``workspace/data``."""
-    name = {"kaggle": competition, "directory": ""}.get(source, source)
-    if source == "directory":
-        name = "directory-" + contents({"source": source, "data_dir": data_dir})[:12]
+    name: str = source
     with workspace.current().temporary_folder() as folder:
         if source == "kaggle":
+            name = competition
             kaggle_client.KaggleClient(secret_block).download(competition, folder)
         elif source == "directory":
-            copy_or_extract(files_in(data_dir), folder)
+            files = files_in(data_dir)
+            name = f"directory-{digest_of(files)[:12]}"
+            copy_or_extract(files, folder)
         elif source == "mnist":
             write_mnist(folder)
         else:
             write_sample(folder)
-        files = {
-            path.name: put(path, workspace.current().data / name / path.name)
+        kept = {
+            path.name: File.put(path, workspace.current().data / name / path.name)
             for path in sorted(folder.glob("*.csv"))
         }
     return Dataset(
         source=source,
-        notice=NOTICES[source],
-        train=files[TRAIN],
-        test=files[TEST],
-        sample_submission=files[SAMPLE_SUBMISSION],
-        test_labels=files.get(TEST_LABELS),
+        train=kept[TRAIN],
+        test=kept[TEST],
+        sample_submission=kept[SAMPLE_SUBMISSION],
+        test_labels=kept.get(TEST_LABELS),
     )
-
-
-def put(made: Path, target: Path) -> File:
-    """Move a whole file to its place."""
-    workspace.move_into_place(made, target)
-    return File.at(target)
 
 
 def copy_or_extract(files: list[Path], folder: Path) -> None:

@@ -34,5 +34,4 @@ def explore(train: TrainRows, test: TestRows, notice: str | None) -> Exploration
         return Exploration(
             numbers=File.keep(eda),
             figures={name: File.keep(folder / f"{name}.png") for name in drawn},
-            warnings=numbers.warnings,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 import platform
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from model import history
 from model.recipes import Recipe
 from tasks.support import artifact_store, leaderboard, run_folder, stored_runs, workspace
 from tasks.support.caching import stage
@@ -67,8 +67,6 @@ def publish(
             "run_name": name,
             "created": created,
             "source": dataset.source,
-            "source_sentence": dataset.notice or SOURCE_SENTENCES[dataset.source],
-            "sample_notice": dataset.notice,
             "data": [
                 {"name": "train.csv", "sha256": dataset.train.sha256, "rows": digits.train.count},
                 {"name": "test.csv", "sha256": dataset.test.sha256, "rows": digits.test.count},
@@ -79,7 +77,7 @@ def publish(
             "members": len(members),
             "metrics": metrics,
             "classes": read_json(evaluation.numbers)["classes"],
-            "history": history_rows(evaluation.history),
+            "history": history.read(evaluation.history.location),
             "exploration": read_json(exploration.numbers),
             "figures": {figure: file.location.read_bytes() for figure, file in figures.items()},
             "submission": {
@@ -93,6 +91,7 @@ def publish(
             "command": command,
         }
     )
+    card = report.render_model_card(context)
     files: dict[str, File | str] = {
         "submission.csv": predictions.submission,
         "history.csv": evaluation.history,
@@ -106,15 +105,15 @@ def publish(
                 "settings": settings,
                 "recipe": recipe.model_dump(),
                 "command": command,
-                "versions": versions(),
+                "versions": context.versions,
             }
         ),
         "report.html": report.render_report(context),
-        "model_card.md": report.render_model_card(context),
+        "model_card.md": card,
     }
     store = artifact_store.current()
     folder = run_folder.write(name, files, store.uri if store else None)
-    make_artifacts(metrics, figures, folder, report.render_model_card(context))
+    make_artifacts(metrics, figures, folder, card)
     create_table_artifact(
         key="leaderboard",
         description="Every run of the workspace, the best validation accuracy first",
@@ -132,12 +131,6 @@ def publish(
         stored=stored,
         stage_seconds=dict(workspace.current().stage_seconds),
     )
-
-
-SOURCE_SENTENCES = {
-    "kaggle": "The competition's files, downloaded from Kaggle.",
-    "directory": "The competition's files, from a folder.",
-}
 
 
 def collect_metrics(
@@ -217,12 +210,6 @@ def make_artifacts(
 def as_text(value: object) -> str:
     """A metric as the table shows it."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def history_rows(history: File) -> list[dict[str, Any]]:
-    """The rows of history.csv."""
-    with history.location.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def read_json(file: File) -> Any:

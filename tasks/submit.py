@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
-
 from model.errors import PermanentError
 from model.evaluation import mcnemar
+from model.sources import UNSUBMITTABLE
 from tasks.support.caching import stage
 from tasks.support.kaggle_client import KaggleClient, Patience, credentials_form
 from tasks.support.ledger import SENT, Entry, Judged, Ledger
-from tasks.support.records import Dataset, Evaluation, Predictions, Source, Submission
+from tasks.support.logs import log
+from tasks.support.records import Dataset, Evaluation, Predictions, Submission
 from tasks.support.sending import Sender, now
 
 Policy = Literal["never", "if-better", "always"]
 SIGNIFICANT = 0.05
 
-NOT_FROM: dict[Source, str] = {
-    "mnist": "Nothing from MNIST can be submitted: the competition's test images are among it.",
-    "sample": "Nothing from the embedded sample can be submitted: it is other data than Kaggle's.",
-}
-
 
 def preflight(
     competition: str, *, secret_block: str | None = None, patience: Patience | None = None
-) -> str:
-    """Check, before any work, that Kaggle would take a submission; say what was found."""
+) -> None:
+    """Check, before any work, that Kaggle would take a submission, and log what was found."""
     kaggle = KaggleClient(secret_block, patience)
     kaggle.check_access(competition)
     left = kaggle.submissions_left(competition)
@@ -35,9 +30,12 @@ def preflight(
             "The limit of submissions is reached: none is left today.",
             "Run it again after 00:00 UTC, when the count starts anew, or use --submit never.",
         )
-    return (
-        f"Kaggle: the credentials ({kaggle.form}) work, the rules of {competition} are accepted, "
-        f"submissions left today: {'unknown before the first' if left is None else left}."
+    log().info(
+        "Kaggle: the credentials (%s) work, the rules of %s are accepted, "
+        "submissions left today: %s.",
+        kaggle.form,
+        competition,
+        "unknown before the first" if left is None else left,
     )
 
 
@@ -61,14 +59,16 @@ def submit(
         PermanentError: Kaggle refuses it, or the source cannot be submitted.
         TransientError: Kaggle could not be asked; nothing was sent.
     """
-    hindrance = NOT_FROM.get(dataset.source) or below_the_gate(evaluation, minimum_accuracy)
+    hindrance = UNSUBMITTABLE.get(dataset.source) or below_the_gate(evaluation, minimum_accuracy)
     if policy == "never":
         return Submission(
             status="not sent",
             reason=hindrance or what_sending_needs(credentials_form(secret_block)),
         )
-    if dataset.source in NOT_FROM:
-        raise PermanentError(NOT_FROM[dataset.source], "Use another --source, or --submit never.")
+    if dataset.source in UNSUBMITTABLE:
+        raise PermanentError(
+            UNSUBMITTABLE[dataset.source], "Use another --source, or --submit never."
+        )
     ledger = Ledger.current()
     sender = Sender(KaggleClient(secret_block, patience), ledger)
     entry = Entry(
@@ -118,13 +118,12 @@ def what_sending_needs(form: str | None) -> str:
 
 def judge(dataset: Dataset, evaluation: Evaluation) -> Judged:
     """What the ledger keeps of the model's quality."""
-    rows = np.load(evaluation.validation_rows.location)
     return Judged(
         accuracy=evaluation.validation_accuracy,
         ci95=evaluation.validation_accuracy_ci95,
         train_sha256=dataset.train.sha256,
         rows_sha256=evaluation.validation_rows.sha256,
-        wrong_rows=rows[~np.load(evaluation.correct.location)].tolist(),
+        wrong_rows=evaluation.misread.array().tolist(),
     )
 
 
@@ -143,10 +142,10 @@ def compare(own: Judged, best: Entry | None, evaluation: Evaluation) -> tuple[bo
         return True, "It is the first submission from this workspace."
     other = best.judged
     if (own.train_sha256, own.rows_sha256) == (other.train_sha256, other.rows_sha256):
-        rows = np.load(evaluation.validation_rows.location)
-        p = mcnemar(~np.isin(rows, own.wrong_rows), ~np.isin(rows, other.wrong_rows))
+        ours, theirs = set(own.wrong_rows), set(other.wrong_rows)
+        p = mcnemar(len(ours - theirs), len(theirs - ours))
         better = own.accuracy > other.accuracy and p < SIGNIFICANT
-        how = f"McNemar's test on the same {len(rows):,} rows: p = {p:.2g}"
+        how = f"McNemar's test on the same {evaluation.validation_count:,} rows: p = {p:.2g}"
     else:
         better = own.ci95[0] > other.ci95[1]
         how = "on different rows, 95% intervals {:.4f}-{:.4f} and {:.4f}-{:.4f}".format(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 from pathlib import Path
 from uuid import UUID
@@ -13,7 +12,7 @@ from prefect.transactions import get_transaction
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model import digits, training
+from model import digits, history, training
 from model.recipes import Recipe
 from tasks.support import stored_checkpoints, workspace
 from tasks.support.caching import stage
@@ -30,7 +29,7 @@ def train(rows: TrainRows, positions: File, recipe: Recipe, seed: int, member: i
     checkpoints = checkpoint_folder()
     stored_checkpoints.bring(checkpoints)
 
-    def on_epoch(epoch: training.Epoch) -> None:
+    def on_epoch(epoch: history.Epoch) -> None:
         progress.epoch(epoch)
         stored_checkpoints.send(checkpoints)
 
@@ -48,7 +47,7 @@ def train(rows: TrainRows, positions: File, recipe: Recipe, seed: int, member: i
         )
     with workspace.current().temporary_folder() as folder:
         trained.model.save(folder / "model.keras")
-        write_history(trained.history, member, folder / "history.csv")
+        history.write(trained.history, member, folder / "history.csv")
         return Member(
             member=member,
             model=File.keep(folder / "model.keras"),
@@ -65,17 +64,6 @@ def checkpoint_folder() -> Path:
     transaction = get_transaction()
     key = transaction.key if transaction else None
     return workspace.current().checkpoints / (key or "uncached")
-
-
-def write_history(history: list[training.Epoch], member: int, path: Path) -> None:
-    """One row an epoch; no times, so that the same training gives the same bytes."""
-    columns = ["train_accuracy", "train_loss", "validation_accuracy", "validation_loss"]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["member", "epoch", *columns, "learning_rate"])
-        for epoch in history:
-            numbers = (f"{getattr(epoch, name):.6f}" for name in columns)
-            writer.writerow([member, epoch.epoch, *numbers, f"{epoch.learning_rate:.6g}"])
 
 
 class ShownProgress:
@@ -122,7 +110,7 @@ class ShownProgress:
         title = f"epoch {epoch}/{self.epochs}"
         self.bar.update(self.line, description=title, completed=done, total=total)
 
-    def epoch(self, epoch: training.Epoch) -> None:
+    def epoch(self, epoch: history.Epoch) -> None:
         """An epoch is over."""
         self.bar.reset(self.line)  # or it would take the next one for done
         self.logger.info(

@@ -20,8 +20,8 @@ class DamagedError(PermanentError):
     """The zip was cut or altered on its way; another copy may be whole."""
 
 
-def extract(archive: Path, folder: Path) -> list[Path]:
-    """Extract exactly ``MEMBERS`` into ``folder``, in constant memory, and return their paths.
+def extract(archive: Path, folder: Path) -> None:
+    """Extract exactly ``MEMBERS`` into ``folder``, in constant memory.
 
     Raises:
         DamagedError: it is no zip, or its bytes do not fit its checksums.
@@ -42,7 +42,6 @@ def extract(archive: Path, folder: Path) -> list[Path]:
             f"{archive.name} is no whole zip file ({error}).",
             "Download it again from the competition's data page.",
         ) from error
-    return [folder / name for name in MEMBERS]
 
 
 def check(archive: Path, members: list[zipfile.ZipInfo]) -> None:

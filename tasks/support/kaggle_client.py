@@ -165,7 +165,7 @@ class KaggleClient:
             raise NoAnswerError("Kaggle did not say which ref the submission has.", "Run it again.")
         return int(answer.ref)
 
-    def download(self, competition: str, folder: Path) -> list[Path]:
+    def download(self, competition: str, folder: Path) -> None:
         """Bring the competition's three files into a fresh folder; see ``archive.extract``."""
         target = folder / f"{competition}.zip"
         validator = ""  # proves that the bytes on the disk belong to what Kaggle has now
@@ -189,7 +189,7 @@ class KaggleClient:
 
         try:
             self._call(fetch, competition)
-            return archive.extract(target, folder)
+            archive.extract(target, folder)
         except archive.DamagedError as error:
             raise TransientError(
                 f"Kaggle's download is damaged: {error.cause}",
@@ -253,7 +253,7 @@ class KaggleClient:
 
     def _call(self, function: Callable[[], T], competition: str) -> T:
         """Call Kaggle, authenticated."""
-        assert self._api
+        _ = self._api  # which tries by itself: not within the tries of the call
         return self._repeat(function, competition)
 
     def _repeat(self, function: Callable[[], T], competition: str) -> T:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from model import sources
 from model.errors import PipelineError
+from model.sources import Source
 from tasks.support import artifact_store, workspace
-
-Source = Literal["kaggle", "directory", "mnist", "sample"]
 
 
 class Record(BaseModel):
@@ -34,21 +34,20 @@ class File(Record):
     size: int  # bytes
 
     @staticmethod
-    def at(path: Path) -> File:
-        """Reference a file that stands in its final place inside the workspace."""
+    def put(made: Path, target: Path) -> File:
+        """Move a whole file to its place inside the workspace."""
+        workspace.move_into_place(made, target)
         return File.model_construct(
-            path=path.relative_to(workspace.current().root).as_posix(),
-            sha256=workspace.sha256_of(path),
-            size=path.stat().st_size,
+            path=target.relative_to(workspace.current().root).as_posix(),
+            sha256=workspace.sha256_of(target),
+            size=target.stat().st_size,
         )
 
     @staticmethod
     def keep(made: Path) -> File:
         """Move a file that a stage made into the cache, under the name of its contents."""
-        digest = workspace.sha256_of(made)
-        target = workspace.current().files / (digest + made.suffix)
-        workspace.move_into_place(made, target)
-        return File.at(target)
+        name = workspace.sha256_of(made) + made.suffix
+        return File.put(made, workspace.current().files / name)
 
     @property
     def location(self) -> Path:
@@ -82,11 +81,15 @@ class Dataset(Record):
     """The competition's files, as they came from their source."""
 
     source: Source
-    notice: str | None  # what every output must say of the source; None for the competition's own
     train: File
     test: File
     sample_submission: File
     test_labels: File | None  # known where the source is no competition
+
+    @property
+    def notice(self) -> str | None:
+        """What every output must say of the source; None for the competition's own."""
+        return sources.notice(self.source)
 
 
 class TrainRows(Record):
@@ -117,7 +120,6 @@ class Exploration(Record):
 
     numbers: File  # eda.json
     figures: dict[str, File]
-    warnings: list[str]
 
 
 class Member(Record):
@@ -144,8 +146,8 @@ class Evaluation(Record):
     validation_accuracy_ci95: tuple[float, float]
     validation_loss: float
     history: File  # history.csv, all members
-    correct: File  # NumPy bool (validation_count,): which of them were classified correctly
     validation_rows: File  # NumPy int64 (validation_count,): which training rows were held out
+    misread: File  # NumPy int64: those of them that were classified wrongly
     numbers: File  # evaluation.json: confusion matrix, scores per class
     figures: dict[str, File]
 

@@ -30,7 +30,7 @@ def write(name: str, files: dict[str, File | str], store: str | None) -> Path:
             else:
                 target.write_text(content, encoding="utf-8", newline="\n")
         manifest = [describe(path, making) for path in sorted(making.rglob("*")) if path.is_file()]
-        (making / "manifest.json").write_text(as_json({"run": name, "files": manifest}))
+        (making / MANIFEST).write_text(as_json({"run": name, "files": manifest}))
         if store:
             (making / PENDING).write_text(store)
         making.chmod(0o755)

@@ -18,6 +18,7 @@ from flows.mnist_flow import mnist_flow
 from flows.settings import Settings
 from model import digits, figures, networks, sample, training
 from model.errors import PermanentError
+from model.history import Epoch
 from model.recipes import Recipe
 from tests.kaggle_server import ALWAYS, KEY, USER, Fault, Kaggle, kaggle, zipped
 from tests.tasks.test_submit import RULES
@@ -39,7 +40,7 @@ def untrained() -> Iterator[None]:
         recipe: Recipe, images: Any, labels: Any, held_out: Any, seed: int, *, member: int, **_: Any
     ) -> training.Trained:
         trained.append((seed, member))
-        epoch = training.Epoch(
+        epoch = Epoch(
             epoch=1,
             train_accuracy=0.1,
             train_loss=2.3,

@@ -56,8 +56,6 @@ def context(**changes: Any) -> ReportContext:
         "run_name": "run-1",
         "created": "2026-11-22T11:04:05+00:00",
         "source": "directory",
-        "source_sentence": "The competition's files.",
-        "sample_notice": None,
         "data": [{"name": "train.csv", "sha256": "a1" * 32, "rows": 42_000}],
         "recipe": "classic",
         "recipe_parameters": {"batch_size": 50},
@@ -128,7 +126,8 @@ def test_the_same_context_gives_the_same_text(render: Any) -> None:
 @pytest.mark.parametrize(
     "fact",
     [
-        *("run-1", "2026-11-22 11:04:05+00:00", "The competition&#39;s files.", "classic"),
+        *("run-1", "2026-11-22 11:04:05+00:00", "classic"),
+        "The competition&#39;s files, from a folder.",
         *("98.76%", "98.38 to 99.05%", "4,200", "99.12%", "99.02 to 99.21%", "37,800"),
         *("above the reference, 98.3% on test", "above the reference, 98.7% on train"),
         *("0.0456", "421,642", "8 epochs", "2 min 11 s", "Leak: 19 of 28,000 test images"),
@@ -173,8 +172,6 @@ def test_report_escapes_html() -> None:
     page = render_report(
         context(
             run_name=hostile,
-            source_sentence=hostile,
-            sample_notice=hostile,
             command=hostile,
             recipe_parameters={hostile: hostile},
             versions={hostile: hostile},
@@ -186,15 +183,14 @@ def test_report_escapes_html() -> None:
 
 @RENDERERS
 def test_sample_is_named_and_not_compared(render: Any) -> None:
-    text = render(context(source="sample", sample_notice="A sample and not MNIST."))
-    assert "A sample and not MNIST." in text
+    text = render(context(source="sample"))
+    assert "(1,797 digits of 8x8 pixels), not MNIST" in text
     assert "the reference, 98" not in text
 
 
-def test_notice_is_said_once_where_it_is_also_the_source_sentence() -> None:
-    notice = "Keras' MNIST, not the competition's files."
-    page = render_report(context(source="mnist", sample_notice=notice, source_sentence=notice))
-    assert page.count("not the competition&#39;s files.") == 1
+def test_a_notice_stands_in_place_of_the_source_sentence() -> None:
+    page = render_report(context(source="mnist"))
+    assert page.count("not the competition&#39;s files") == 1
     assert "do not apply here" not in page
 
 

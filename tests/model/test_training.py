@@ -18,9 +18,10 @@ from model.augmentation import Images
 from model.errors import PermanentError
 from model.evaluation import evaluate
 from model.forms import in_form
+from model.history import Epoch
 from model.prediction import predict
 from model.recipes import recipe_for
-from model.training import Epoch, Labels, Trained, train
+from model.training import Labels, Trained, train
 
 Weights = NDArray[np.float32]
 

@@ -31,10 +31,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_takes_the_three_files(path: Path, folder: Path) -> None:
     path.write_bytes(zipped(**GOOD))
-    files = archive.extract(path, folder)
-    assert [file.name for file in files] == list(archive.MEMBERS)
-    assert {file.stem: file.read_text() for file in files} == GOOD
-    assert sorted(folder.iterdir()) == sorted(files)
+    archive.extract(path, folder)
+    assert {file.name for file in folder.iterdir()} == set(archive.MEMBERS)
+    assert {file.stem: file.read_text() for file in folder.iterdir()} == GOOD
 
 
 def make(path: Path, members: list[tuple[str, str]]) -> None:
@@ -122,10 +121,10 @@ def test_an_altered_byte_never_alters_the_files(
     content[position] ^= change
     (folder / "c.zip").write_bytes(content)
     try:
-        files = archive.extract(folder / "c.zip", folder)
+        archive.extract(folder / "c.zip", folder)
     except PermanentError:
         return
-    assert {file.stem: file.read_text() for file in files} == GOOD
+    assert {file.stem: file.read_text() for file in folder.glob("*.csv")} == GOOD
 
 
 def test_memory_is_constant(path: Path, folder: Path) -> None:

@@ -129,10 +129,11 @@ def loss(answers: dict[int, NDArray[Any]]) -> float:
     return float(np.mean([-np.log(answer[LABELS[row]]) for row, answer in answers.items()]))
 
 
-def test_held_out_rows_stand_with_whether_they_were_read(evaluated: Evaluated) -> None:
+def test_held_out_rows_and_those_that_were_misread_are_told(evaluated: Evaluated) -> None:
     made, answers = evaluated.made, evaluated.validation()
     assert made.validation_rows.array().tolist() == list(answers)
-    assert made.correct.array().tolist() == right(answers)
+    misread = [row for row, hit in zip(answers, right(answers), strict=True) if not hit]
+    assert made.misread.array().tolist() == misread
 
 
 def test_validation_is_by_networks_that_held_the_row_out(evaluated: Evaluated) -> None:

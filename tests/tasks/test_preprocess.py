@@ -10,6 +10,7 @@ import pytest
 from model import digits
 from model.errors import PermanentError
 from tasks.preprocess import preprocess
+from tasks.support.archive import MEMBERS
 from tasks.support.records import Dataset, File
 from tasks.support.workspace import Workspace
 
@@ -23,12 +24,12 @@ def dataset(opened_workspace: Workspace) -> Dataset:
     digits.write_train(folder / "train.csv", images[:40], np.arange(40, dtype=np.uint8) % 10)
     digits.write_test(folder / "test.csv", images[40:])
     digits.write_submission(folder / "sample_submission.csv", np.zeros(5, np.uint8))
+    train, test, sample_submission = (File.put(folder / name, folder / name) for name in MEMBERS)
     return Dataset(
         source="directory",
-        notice=None,
-        train=File.at(folder / "train.csv"),
-        test=File.at(folder / "test.csv"),
-        sample_submission=File.at(folder / "sample_submission.csv"),
+        train=train,
+        test=test,
+        sample_submission=sample_submission,
         test_labels=None,
     )
 

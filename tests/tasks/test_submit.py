@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -60,8 +61,8 @@ def model(wrong: int = 2, *, rows: np.ndarray = HELD_OUT) -> Evaluation:
         validation_accuracy_ci95=interval,
         validation_loss=0.1,
         history=nothing,
-        correct=keep("correct.npy", lambda path: np.save(path, correct)),
         validation_rows=keep("rows.npy", lambda path: np.save(path, rows)),
+        misread=keep("misread.npy", lambda path: np.save(path, rows[:wrong])),
         numbers=nothing,
         figures={},
     )
@@ -83,7 +84,6 @@ def send(
     return call(
         Dataset(
             source=source,
-            notice=None,
             train=csv,
             test=csv,
             sample_submission=csv,
@@ -254,24 +254,32 @@ def test_the_best_before_counts_and_not_the_last(kaggle: Kaggle) -> None:
 # Preflight.
 
 
-def test_preflight_says_what_it_found(kaggle: Kaggle) -> None:
-    found = preflight(COMPETITION, patience=QUICK)
-    assert "KAGGLE_USERNAME and KAGGLE_KEY" in found
-    assert "left today: 4" in found
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def test_preflight_says_what_it_found(kaggle: Kaggle, logged: pytest.LogCaptureFixture) -> None:
+    preflight(COMPETITION, patience=QUICK)
+    assert "KAGGLE_USERNAME and KAGGLE_KEY" in logged.text
+    assert "left today: 4" in logged.text
     assert not kaggle.submissions
 
 
-def test_preflight_of_a_new_team(kaggle: Kaggle) -> None:
+def test_preflight_of_a_new_team(kaggle: Kaggle, logged: pytest.LogCaptureFixture) -> None:
     kaggle.limits = {}
-    assert "unknown before the first" in preflight(COMPETITION, patience=QUICK)
+    preflight(COMPETITION, patience=QUICK)
+    assert "unknown before the first" in logged.text
 
 
-def test_preflight_with_nothing_left(kaggle: Kaggle) -> None:
+def test_preflight_with_nothing_left(kaggle: Kaggle, logged: pytest.LogCaptureFixture) -> None:
     kaggle.limits = {"numToday": 5, "numTotal": 9}
     with pytest.raises(PermanentError, match="limit of submissions is reached"):
         preflight(COMPETITION, patience=QUICK)
     send()
-    assert "left today: 0" in preflight(COMPETITION, patience=QUICK)  # it may be the same one
+    preflight(COMPETITION, patience=QUICK)  # it may be the same one
+    assert "left today: 0" in logged.text
 
 
 # Faults: docs/submitting.md has the table of what each comes to.
