@@ -55,11 +55,13 @@ class Cluster:
     def wait_for(self, pattern: str, name: str) -> re.Match[str]:
         """Wait until the process has said it."""
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
+        while True:
+            over = time.monotonic() > deadline or self.processes[name].poll() is not None
             if found := re.search(pattern, self.log(name)):
                 return found
+            if over:
+                raise RuntimeError(f"{name} did not say {pattern!r}: {self.log(name)}")
             time.sleep(0.05)
-        raise TimeoutError(f"{name} did not say {pattern!r}: {self.log(name)}")
 
     def kill(self, name: str) -> None:
         """SIGKILL, as a crash or a power failure would."""

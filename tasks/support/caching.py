@@ -86,7 +86,6 @@ def stage(
             else NO_CACHE,
             persist_result=cached,
             result_serializer="json",
-            cache_result_in_memory=False,  # a file may be altered between two runs of one process
         )(timed)
 
     return decorate
