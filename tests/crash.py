@@ -28,10 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.temporary_server import TemporaryServer
-from tests.end_to_end.command import FLOW, SLOW_TRAINING, own_environment
+from tests.end_to_end.command import FLOW, SAME_BYTES, SLOW_TRAINING, own_environment
 
 OPTIONS = [*SLOW_TRAINING, "--epochs", "20", "--seed", "1"]
-SAME_BYTES = ("submission.csv", "history.csv", "eda.json", "evaluation.json")
 TIMES = ("run", "train_seconds")
 HARMS = ("cut", "flip a bit", "delete", "make a folder of")
 STAGES = (

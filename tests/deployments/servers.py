@@ -30,6 +30,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
 
+from tests.end_to_end.command import own_environment
+
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
@@ -162,25 +164,19 @@ class Server:
 def prefect_server(folder: Path, **environment: str) -> Iterator[Server]:
     """A server on loopback, and at the end no process of it or its workers is left."""
     port = free_port()
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PREFECT_", "KAGGLE_", "AWS_", "DIGIT_RECOGNIZER_"))
-    }
     server = Server(
         folder,
-        inherited
-        | {
-            "PREFECT_HOME": str(folder),
-            "HOME": str(folder),
-            "PREFECT_SERVER_API_PORT": str(port),
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            "NO_COLOR": "1",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",  # instead of 10
-            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # instead of 60
-        }
+        own_environment(
+            PREFECT_HOME=str(folder),
+            HOME=str(folder),
+            PREFECT_SERVER_API_PORT=str(port),
+            PREFECT_API_URL=f"http://127.0.0.1:{port}/api",
+            PREFECT_SERVER_ANALYTICS_ENABLED="false",
+            DO_NOT_TRACK="1",
+            NO_COLOR="1",
+            PREFECT_WORKER_QUERY_SECONDS="2",  # instead of 10
+            PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="5",  # instead of 60
+        )
         | environment,
         f"http://127.0.0.1:{port}",
     )

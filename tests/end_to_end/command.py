@@ -16,6 +16,9 @@ FLOW = Path(__file__).parents[2] / "flows" / "mnist_flow.py"
 # many held-out rows that it does not stop early for having all of them right.
 SLOW_TRAINING = ["--source", "sample", "--batch-size", "2", "--validation-fraction", "0.5"]
 
+# Of a run's folder, whatever happened on the way to it.
+SAME_BYTES = ("submission.csv", "history.csv", "eda.json", "evaluation.json")
+
 LONGEST_SECONDS = 500  # of one command: past pytest's limit of 600 all other tests would end too
 
 

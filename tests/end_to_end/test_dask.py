@@ -14,7 +14,7 @@ import pytest
 from flows.settings import Settings
 from flows.temporary_server import TemporaryServer
 from tests.dask_cluster import Cluster
-from tests.end_to_end.command import SLOW_TRAINING, error_line, run, start
+from tests.end_to_end.command import SAME_BYTES, SLOW_TRAINING, error_line, run, start
 from tests.end_to_end.test_runners import made
 from tests.s3_server import BUCKET, S3Server, running_s3, s3  # noqa: F401
 
@@ -22,7 +22,6 @@ pytestmark = pytest.mark.dask
 
 MEMBERS, EPOCHS = 3, 6
 OPTIONS = [*SLOW_TRAINING, "--epochs", str(EPOCHS), "--members", str(MEMBERS)]
-SAME_BYTES = ("submission.csv", "history.csv", "evaluation.json")
 TRAINED = re.compile(r"Member (\d+), epoch (\d+)/")
 
 

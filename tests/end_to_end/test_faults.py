@@ -16,6 +16,7 @@ from flows.temporary_server import TemporaryServer
 from tests.deployments.servers import prefect_server
 from tests.end_to_end.command import (
     FLOW,
+    SAME_BYTES,
     SLOW_TRAINING,
     error_line,
     own_environment,
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.faults
 
 EPOCHS = 10
 OPTIONS = [*SLOW_TRAINING, "--epochs", str(EPOCHS), "--seed", "4"]
-SAME_BYTES = ("submission.csv", "history.csv", "eda.json", "evaluation.json")
 OBEYS_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from tests.end_to_end.command import SLOW_TRAINING, run, start
+from tests.end_to_end.command import SAME_BYTES, SLOW_TRAINING, run, start
 
 EPOCHS = 16  # so many that a signal sent at the seventh arrives before the last
 OPTIONS = [*SLOW_TRAINING, "--epochs", str(EPOCHS), "--seed", "3"]
-SAME_BYTES = ("submission.csv", "history.csv", "eda.json", "evaluation.json")
 
 
 def stopped(

@@ -33,9 +33,8 @@ from model.sample import sample_digits, split_like_competition
 from tasks.support import workspace
 from tasks.support.caching import kept_under, stage
 from tasks.support.records import File, Record
-from tests.end_to_end.command import LONGEST_SECONDS, own_environment
+from tests.end_to_end.command import LONGEST_SECONDS, SAME_BYTES, own_environment
 
-SAME_BYTES = ("submission.csv", "history.csv", "evaluation.json")
 OPTIONS: dict[str, Any] = {"source": "sample", "epochs": 1, "members": 3}
 
 
