@@ -59,7 +59,9 @@ class Sender:
             except NoAnswerError as no_answer:
                 failure, seconds = no_answer, self.kaggle.patience.to_settle(no_answer)
             else:
-                return self._record(entry, status="pending", ref=ref)
+                # Kaggle has it, and yet may show it later: until then no list says that it has not.
+                seconds = self.kaggle.patience.settle
+                return self._record(entry, status="pending", ref=ref, not_before=now(seconds))
             unknown = self._record(
                 entry, status="unknown", reason=failure.cause, not_before=now(seconds)
             )

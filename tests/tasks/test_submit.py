@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -210,6 +211,7 @@ BEFORE = {"wrong": 8}
     ("before", "after", "is_sent", "reason"),
     [
         (BEFORE, {"wrong": 1}, True, "is better than 0.9840 of run first"),
+        (BEFORE, {"wrong": 1}, True, "p = 0.016"),  # of the 7 that one of them misread, both ways
         (BEFORE, {"wrong": 7}, False, "is not better than 0.9840"),
         (BEFORE, {"wrong": 7}, False, "McNemar's test on the same 500 rows: p = 1"),
         (BEFORE, {"wrong": 8}, False, "not better"),
@@ -249,6 +251,31 @@ def test_the_best_before_counts_and_not_the_last(kaggle: Kaggle) -> None:
         send(content, evaluation=model(wrong))
     assert "of run first" in send("c", evaluation=model(1), policy="if-better").reason
     assert len(kaggle.submissions) == 2
+
+
+def test_what_kaggle_has_confirmed_and_shows_later_is_not_sent_again(
+    kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = threading.Event()
+    lists, gets = kaggle.list_submissions, kaggle.get_submission
+
+    def list_submissions(**fields: Any) -> dict[str, Any]:
+        return lists(**fields) if shown.is_set() else lists(**fields) | {"submissions": []}
+
+    def get_submission(**fields: Any) -> dict[str, Any]:
+        if not shown.is_set():
+            raise StopIteration  # as the double says 404
+        return gets(**fields)
+
+    monkeypatch.setattr(kaggle, "list_submissions", list_submissions)
+    monkeypatch.setattr(kaggle, "get_submission", get_submission)
+    with monkeypatch.context() as patch:
+        patch.setattr(sending.Sender, "await_score", MagicMock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            send()
+    threading.Timer(QUICK.settle / 2, shown.set).start()
+    assert send(run="second").status == "complete"
+    assert len(kaggle.submissions) == 1
 
 
 # Preflight.
