@@ -89,8 +89,10 @@ class Ledger:
         """Add a line; it is on the disk when this returns."""
         assert self._file, "append() needs the lock"
         line = entry.model_dump_json().encode() + b"\n"
+        before = self._whole_lines()
         try:
-            self._file.truncate(len(self._whole_lines()))
+            self._file.truncate(len(before.removesuffix(b"\n")))
+            line = b"\n" + line if before else line
             if self._file.write(line) != len(line):
                 raise OSError("the disk is full")
             os.fsync(self._file.fileno())
@@ -115,8 +117,14 @@ class Ledger:
         return {e.digest: e for e in self.entries() if e.competition == competition}
 
     def _whole_lines(self) -> bytes:
+        """Without one that was cut off; the last line feed may be an editor's to leave out."""
         content = self.path.read_bytes() if self.path.exists() else b""
-        return content[: content.rfind(b"\n") + 1]
+        lines, line_feed, last = content.rpartition(b"\n")
+        try:
+            Entry.model_validate_json(last)
+        except ValidationError:
+            return lines + line_feed
+        return content + b"\n"
 
     def _unwritable(self, error: OSError) -> PermanentError:
         return PermanentError(

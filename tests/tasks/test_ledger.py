@@ -60,10 +60,18 @@ def test_a_cut_last_line_is_ignored_and_repaired(
     append(path, entry("a"), entry("b"))
     whole = path.read_bytes()
     second = whole.index(b"\n") + 1
-    path.write_bytes(whole[: data.draw(st.integers(second, len(whole) - 1))])
+    path.write_bytes(whole[: data.draw(st.integers(second, len(whole) - 2))])
     assert [e.digest for e in Ledger(path).entries()] == ["a"]
     append(path, entry("c"))
     assert [e.digest for e in Ledger(path).entries()] == ["a", "c"]
+
+
+def test_a_last_line_without_its_line_feed_counts(path: Path) -> None:
+    append(path, entry("a"), entry("b"))
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))  # as some editors save it
+    assert [e.digest for e in Ledger(path).entries()] == ["a", "b"]
+    append(path, entry("c"))
+    assert [e.digest for e in Ledger(path).entries()] == ["a", "b", "c"]
 
 
 def test_a_damaged_line_is_named(path: Path) -> None:
