@@ -52,7 +52,7 @@ class File(Record):
     @property
     def location(self) -> Path:
         """Where the file is on this machine; fetched where only the artifact store has it."""
-        path = workspace.current().root / self.path
+        path = artifact_store.inside(workspace.current().root, self.path)
         if not path.exists():
             artifact_store.fetch(self.path, self.sha256, self.size)
         return path
@@ -64,16 +64,16 @@ class File(Record):
 
     @model_validator(mode="after")
     def _is_there_unaltered(self) -> Self:
-        path = workspace.current().root / self.path
-        if (
-            not path.is_file()
-            or path.stat().st_size != self.size
-            or workspace.sha256_of(path) != self.sha256
-        ):
-            try:
+        try:
+            path = artifact_store.inside(workspace.current().root, self.path)
+            if (
+                not path.is_file()
+                or path.stat().st_size != self.size
+                or workspace.sha256_of(path) != self.sha256
+            ):
                 artifact_store.fetch(self.path, self.sha256, self.size)
-            except PipelineError as error:
-                raise ValueError(str(error)) from error
+        except PipelineError as error:
+            raise ValueError(str(error)) from error
         return self
 
 

@@ -8,6 +8,7 @@ reach.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -33,12 +34,12 @@ class ThisDisk(WritableFileSystem):
 
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         """A result; for Prefect whatever error this raises means that there is none."""
-        return self._resolve_path(path).read_bytes()
+        return unsealed(self._resolve_path(path).read_text()).encode()
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a result, whole or not at all."""
         try:
-            workspace.write_text(self._resolve_path(path), content.decode())
+            workspace.write_text(self._resolve_path(path), sealed(content.decode()))
         except OSError as error:  # of which Prefect says no word that a terminal shows
             log().warning("A result is not kept (%s): a later run makes it again.", error)
             raise
@@ -64,7 +65,7 @@ class ArtifactStore(ThisDisk):
             self._share(place)
         else:
             workspace.write_text(place, self._fetch(place.name))
-        return place.read_bytes()
+        return super().read_path(path)
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a result on this disk and in the store."""
@@ -108,13 +109,26 @@ class ArtifactStore(ThisDisk):
             self._asked_again = time.monotonic() + PAUSE
 
 
-def result_of(content: str) -> Any:
+def sealed(content: str) -> str:
+    """A result as it is kept: a second line has the sha256 of the first."""
+    return f"{content}\n{hashlib.sha256(content.encode()).hexdigest()}\n"
+
+
+def unsealed(kept: str) -> str:
+    """The result; ValueError where it was altered."""
+    content = kept[:-66]
+    if sealed(content) != kept:
+        raise ValueError("The result was altered.")
+    return content
+
+
+def result_of(kept: str) -> Any:
     """The JSON that a stage returned.
 
     What comes from elsewhere says itself how Prefect is to read it, be it as a pickle or by calling
     some function: ValueError for all but Prefect's own JSON of our records.
     """
-    stored = json.loads(content)
+    stored = json.loads(unsealed(kept))
     if stored["metadata"]["serializer"] != JSONSerializer().model_dump():
         raise ValueError("The result is not plain JSON.")
     return json.loads(stored["result"], object_hook=_of_records)

@@ -91,6 +91,16 @@ def test_a_damaged_result_is_made_again(run: Callable[..., Made], tmp_path: Path
     assert calls == ["a", "a"]
 
 
+def test_an_altered_result_is_made_again(run: Callable[..., Made], tmp_path: Path) -> None:
+    run()
+    (result,) = (tmp_path / "first/cache/results").iterdir()
+    text = result.read_text()
+    assert "__class__" in text
+    result.write_text(text.replace("__class__", "__clasr__"))  # JSON still, but of no record
+    run()
+    assert calls == ["a", "a"]
+
+
 def test_a_result_that_the_disk_cannot_read_is_made_again(
     run: Callable[..., Made], tmp_path: Path
 ) -> None:
