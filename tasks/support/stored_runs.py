@@ -12,7 +12,9 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from model.errors import PermanentError, PipelineError, TransientError
 from tasks.support import artifact_store, run_folder, workspace
@@ -21,7 +23,29 @@ from tasks.support.logs import log
 from tasks.support.run_folder import MANIFEST, PENDING
 
 LATEST = "latest.json"
+T = TypeVar("T", bound=BaseModel)
 MAIN_OUTPUTS = ("submission.csv", "model*.keras", "metrics.json", "report.html")
+
+
+class Listed(BaseModel):
+    """A file of a run."""
+
+    path: str  # inside the run's folder
+    sha256: str
+    size: int  # bytes
+    media_type: str
+
+
+class Manifest(BaseModel):
+    """What is read of manifest.json."""
+
+    files: list[Listed]
+
+
+class Latest(BaseModel):
+    """What is read of latest.json."""
+
+    run: str
 
 
 def upload(store: Store, folder: Path) -> None:
@@ -31,25 +55,33 @@ def upload(store: Store, folder: Path) -> None:
     store.upload(items_of(manifest.read_bytes(), name, folder))
     store.upload([Item(f"{name}/{MANIFEST}", manifest, digest, size, "application/json")])
     latest = store.get(LATEST)
-    if latest is None or parsed(latest)["run"] <= folder.name:  # a name begins with the time
+    newest = parsed(Latest, latest, LATEST).run if latest else ""
+    if newest <= folder.name:  # a name begins with the time
         store.put(LATEST, json.dumps({"run": folder.name, "manifest_sha256": digest}).encode())
 
 
 def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
     """Upload the marked runs, oldest first; for each, what went wrong. Such a run stays marked."""
     outcomes: dict[str, PipelineError | None] = {}
+    down: dict[
+        str, TransientError
+    ] = {}  # stores that did not answer: to wait for each once is long
     for mark in run_folder.each(PENDING, runs):
         run = mark.parent
         try:
-            upload(artifact_store.at(mark.read_text()), run)
-            mark.unlink(missing_ok=True)
-            outcomes[run.name] = None
-        except FileNotFoundError as error:
+            store = mark.read_text()
+            if store not in down:
+                upload(artifact_store.at(store), run)
+                mark.unlink(missing_ok=True)
+            outcomes[run.name] = down.get(store)
+        except OSError as error:
             if mark.exists():  # else another run has uploaded it meanwhile
                 outcomes[run.name] = PermanentError(
-                    f"{error.filename} is gone.", f"Bring it back, or remove {run}."
+                    f"{error.filename}: {error.strerror}.", f"Mend it, or remove {run}."
                 )
-        except PipelineError as error:
+        except TransientError as error:
+            outcomes[run.name] = down[store] = error
+        except PermanentError as error:
             outcomes[run.name] = error
     return outcomes
 
@@ -71,12 +103,12 @@ def publish(store: Store, folder: Path) -> str:
     if error:
         raise error
     uri = f"{store.uri}/runs/{folder.name}"
-    for file in parsed((folder / MANIFEST).read_bytes())["files"]:
-        if any(Path(file["path"]).match(pattern) for pattern in MAIN_OUTPUTS):
+    for file in parsed(Manifest, (folder / MANIFEST).read_bytes(), MANIFEST).files:
+        if any(Path(file.path).match(pattern) for pattern in MAIN_OUTPUTS):
             create_link_artifact(
-                key="stored-" + file["path"].replace(".", "-"),
-                link=f"{uri}/{file['path']}",
-                description=f"sha256 {file['sha256']}, {file['size']:,} bytes",
+                key="stored-" + file.path.replace(".", "-"),
+                link=f"{uri}/{file.path}",
+                description=f"sha256 {file.sha256}, {file.size:,} bytes",
             )
     return uri
 
@@ -97,7 +129,7 @@ def fetch(uri: str, folder: Path) -> str:
     store = artifact_store.at(base)
     store.reach()
     latest = None if run else store.get(LATEST)
-    name = f"runs/{parsed(latest)['run'] if latest else run}"
+    name = f"runs/{parsed(Latest, latest, LATEST).run if latest else run}"
     manifest = store.get(f"{name}/{MANIFEST}")
     if manifest is None:
         raise PermanentError(
@@ -120,23 +152,23 @@ def items_of(manifest: bytes, name: str, folder: Path) -> list[Item]:
     """What a manifest lists: objects below ``name``, files in ``folder``."""
     return [
         Item(
-            f"{name}/{file['path']}",
-            artifact_store.inside(folder, file["path"]),
-            file["sha256"],
-            file["size"],
-            file["media_type"],
+            f"{name}/{file.path}",
+            artifact_store.inside(folder, file.path),
+            file.sha256,
+            file.size,
+            file.media_type,
         )
-        for file in parsed(manifest)["files"]
+        for file in parsed(Manifest, manifest, f"{name}/{MANIFEST}").files
     ]
 
 
-def parsed(content: bytes) -> Any:
+def parsed(model: type[T], content: bytes, name: str) -> T:
     """JSON of ours; PermanentError where it was damaged."""
     try:
-        return json.loads(content)
-    except ValueError as error:
+        return model.model_validate_json(content)
+    except ValidationError as error:
         raise PermanentError(
-            f"{MANIFEST} or {LATEST} is damaged ({error}).", "Remove it and upload the run again."
+            f"{name} is damaged: {error.errors()[0]['msg']}.", "Remove it and upload the run again."
         ) from error
 
 

@@ -23,7 +23,7 @@ from botocore.exceptions import CredentialRetrievalError, SSLError
 from moto import mock_aws
 from moto.core.botocore_stubber import MockRawResponse
 from moto.core.models import botocore_stubber
-from prefect import flow
+from prefect import artifacts, flow
 from prefect.client.orchestration import get_client
 from prefect.serializers import JSONSerializer
 
@@ -516,16 +516,23 @@ def test_a_lost_file_is_made_again(run: Callable[..., str], s3: Any) -> None:
     assert lost in keys(s3)
 
 
+@pytest.mark.parametrize("place", ["..", "absolute"])
+@pytest.mark.parametrize("is_there", [False, True])
 def test_a_result_that_names_a_file_elsewhere_is_not_followed(
-    run: Callable[..., str], store: Store, s3: Any, tmp_path: Path
+    run: Callable[..., str], store: Store, s3: Any, tmp_path: Path, place: str, is_there: bool
 ) -> None:
     run("first")
     (name,) = (key for key in keys(s3) if key.startswith("results/"))
-    text = (store.get(name) or b"").decode()
-    store.put(name, text.replace("cache/files/", "../../stolen-").encode())
+    (made,) = (tmp_path / "first/cache/files").iterdir()
+    if is_there:
+        (tmp_path / f"stolen-{made.name}").write_bytes(made.read_bytes())
+    text = stored_results.unsealed((store.get(name) or b"").decode())
+    elsewhere = ".." if place == ".." else str(tmp_path)
+    text = text.replace("cache/files/", f"{elsewhere}/stolen-")
+    store.put(name, stored_results.sealed(text).encode())
     assert run("second") == "text"
     assert len(calls) == 2
-    assert not list(tmp_path.glob("stolen*"))
+    assert is_there or not list(tmp_path.glob("stolen*"))
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -540,6 +547,11 @@ def record(result: str = "{}", **serializer: str) -> bytes:
     """A stage's result as Prefect writes it."""
     metadata = {"serializer": JSONSerializer().model_dump() | serializer}
     return json.dumps({"metadata": metadata, "result": result}).encode()
+
+
+def stored(result: bytes) -> bytes:
+    """The result as the store has it."""
+    return stored_results.sealed(result.decode()).encode()
 
 
 @pytest.mark.parametrize("endpoint", ["http://user:{}@127.0.0.1:9", "user:{}@127.0.0.1"])
@@ -567,7 +579,7 @@ def test_an_outage_does_not_hold_up_each_stage_and_is_caught_up(
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + stored_results.PAUSE)
     monkeypatch.setattr(stored_results, "time", later)
     assert block.read_path("one") == record()
-    assert store.get("results/one") == record()
+    assert store.get("results/one") == stored(record())
 
 
 @pytest.mark.parametrize("how", [{"type": "pickle"}, {"object_decoder": "os.unlink"}], ids=str)
@@ -576,9 +588,9 @@ def test_a_result_that_asks_for_more_than_json_is_not_read(
     store: Store, how: dict[str, str]
 ) -> None:
     block = stored_results.ArtifactStore(uri=URI)
-    store.put("results/good", record())
+    store.put("results/good", stored(record()))
     assert block.read_path("good") == record()
-    store.put("results/bad", record(**how))
+    store.put("results/bad", stored(record(**how)))
     with pytest.raises(ValueError, match="not plain JSON"):
         block.read_path("bad")
 
@@ -596,7 +608,7 @@ def test_a_result_that_asks_for_more_than_json_is_not_read(
 @pytest.mark.usefixtures("opened_workspace")
 def test_a_result_that_is_no_record_is_not_read(store: Store, result: dict[str, Any]) -> None:
     block = stored_results.ArtifactStore(uri=URI)
-    store.put("results/bad", record(json.dumps(result)))
+    store.put("results/bad", stored(record(json.dumps(result))))
     with pytest.raises(ValueError, match="no stage's"):
         block.read_path("bad")
 
@@ -658,8 +670,39 @@ def test_a_file_of_a_pending_run_that_is_gone(finished: Callable[[str], Path]) -
     folder = finished("20260101-a")
     (folder / "model.keras").unlink()
     (error,) = stored_runs.upload_pending(folder.parent).values()
-    assert "model.keras is gone" in str(error)
+    assert "model.keras: No such file" in str(error)
     assert (folder / run_folder.PENDING).exists()
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]", "null", '{"files": 3}'])
+def test_a_broken_run_that_is_pending_does_not_fail_the_next(
+    finished: Callable[[str], Path],
+    store: Store,
+    content: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(artifacts, "create_link_artifact", lambda **_: None)
+    broken, sound = finished("20260101-broken"), finished("20260102-sound")
+    if content is None:
+        (broken / "model.keras").unlink()
+        (broken / "model.keras").mkdir()
+    else:
+        (broken / "manifest.json").write_text(content)
+    assert stored_runs.publish(store, sound) == f"{URI}/runs/20260102-sound"
+    assert "20260101-broken is not uploaded: " in caplog.text
+
+
+def test_a_store_that_does_not_answer_is_asked_for_one_of_the_pending_runs(
+    finished: Callable[[str], Path], store: Store
+) -> None:
+    finished("20260101-a")
+    folder = finished("20260102-b")
+    requests = inject(store, "HeadObject", lambda _: answer(503, "SlowDown"))
+    outcomes = stored_runs.upload_pending(folder.parent)
+    assert [type(error) for error in outcomes.values()] == [TransientError, TransientError]
+    files = 3
+    assert len(requests) <= files * artifact_store.ATTEMPTS
 
 
 def test_a_run_that_is_still_being_made_is_not_uploaded(
