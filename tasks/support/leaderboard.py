@@ -52,7 +52,8 @@ def collect() -> list[dict[str, Any]]:
         try:
             metrics = json.loads(path.read_text())
             low, high = metrics["validation_accuracy_ci95"]
-            row = {name: metrics[name] for name in COLUMNS[:6]}
+            row = {name: metrics[name] for name in COLUMNS[:5]}
+            accuracy = float(metrics["validation_accuracy"])
             entry = sent.get(metrics["submission_sha256"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             log().warning("%s is left out of leaderboard.csv: %r", path, error)
@@ -60,6 +61,7 @@ def collect() -> list[dict[str, Any]]:
         rows.append(
             row
             | {
+                "validation_accuracy": accuracy,
                 "ci95_low": low,
                 "ci95_high": high,
                 "public_score": entry.score if entry else metrics.get("public_score"),

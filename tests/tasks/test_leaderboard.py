@@ -112,13 +112,14 @@ def test_heals_itself(opened_workspace: Workspace) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"run": "a"}', "null"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"run": "a"}', "null", None])
 def test_leaves_out_what_is_no_run(
-    opened_workspace: Workspace, content: str, caplog: pytest.LogCaptureFixture
+    opened_workspace: Workspace, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_run(opened_workspace, "good", 0.98, "x")
-    add_run(opened_workspace, "bad", 0.98, "x")
-    (opened_workspace.runs / "bad" / "metrics.json").write_text(content)
+    add_run(opened_workspace, "bad", 0.98, "x", validation_accuracy=None)
+    if content is not None:
+        (opened_workspace.runs / "bad" / "metrics.json").write_text(content)
     with caplog.at_level(logging.WARNING):
         assert [row["run"] for row in leaderboard.write()] == ["good"]
     assert "bad" in caplog.text
