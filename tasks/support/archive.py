@@ -14,6 +14,7 @@ MEMBERS = ("train.csv", "test.csv", "sample_submission.csv")
 MOST_BYTES = 256 << 20  # of one member; the competition's largest has 77 MB
 MOST_TIMES = 100  # a member may be larger than its compressed form; digits reach 9
 SMALL = 1 << 20  # members below this are never a bomb
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
 
 
 class DamagedError(PermanentError):
@@ -33,7 +34,7 @@ def extract(archive: Path, folder: Path) -> None:
             for name in MEMBERS:
                 with file.open(name) as source, (folder / name).open("wb") as target:
                     shutil.copyfileobj(source, target)  # no more than the size it states
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+    except (*DAMAGE, OSError) as error:
         for name in MEMBERS:
             (folder / name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that: a place before 0

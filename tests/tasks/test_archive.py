@@ -104,6 +104,13 @@ def test_refuses_encrypted_members(path: Path, folder: Path) -> None:
         archive.extract(path, folder)
 
 
+def test_a_name_that_is_no_text_is_damaged(path: Path, folder: Path) -> None:
+    make(path, [("träin.csv", ""), *WHOLE[1:]])
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xff"))
+    with pytest.raises(archive.DamagedError):
+        archive.extract(path, folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>", b"PK\3\4", zipped(**GOOD)[:-30]])
 def test_what_is_no_zip_is_damaged(path: Path, folder: Path, content: bytes) -> None:
     path.write_bytes(content)
