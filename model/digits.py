@@ -26,7 +26,7 @@ SUBMISSION_COLUMNS = ("ImageId", "Label")
 
 BLOCK_ROWS = 128  # about 230 kB of text: the arrays made from it stay in the processor's cache
 BUFFER_BYTES = 1 << 18
-HEADER_LIMIT = 1 << 16  # the real one takes 8 kB; a file that has no lines is not read whole
+LINE_LIMIT = 1 << 16  # the real header takes 8 kB; a file that has no lines is not read whole
 
 DATA_REMEDY = "Correct the file, or download the competition's data again."
 SUBMISSION_REMEDY = "Make the file again: ImageId counts from 1, Label is 0 to 9, nothing else."
@@ -162,12 +162,12 @@ def _open(path: Path, columns: Sequence[str]) -> Iterator[Iterator[bytes]]:
     """The lines below the header, at least one, once the header is checked."""
     try:
         with BufferedReader(path.open("rb", buffering=0), BUFFER_BYTES) as file:
-            header = file.readline(HEADER_LIMIT).removeprefix(codecs.BOM_UTF8)
+            header = file.readline(LINE_LIMIT).removeprefix(codecs.BOM_UTF8)
             if _fields(header) != list(columns):
                 raise _header_fault(path, columns, header)
             if not file.peek(1):
                 raise PermanentError(f"{path} has a header but no row.", DATA_REMEDY)
-            yield file
+            yield iter(lambda: file.readline(LINE_LIMIT), b"")
     except OSError as error:
         raise PermanentError(
             f"{path} cannot be read: {error.strerror}.", "Check the path and its permissions."
