@@ -7,16 +7,15 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model import digits
 from model.augmentation import Images, view
 from model.errors import PermanentError
 from model.forms import in_form
-from model.recipes import Form, Recipe
+from model.recipes import Form
 
 if TYPE_CHECKING:
     import keras
@@ -93,41 +92,3 @@ def predictor(
                 yield from threads.map(lambda batch: forward(batch).numpy(), batches)
 
     return predict_chunks
-
-
-class Read(NamedTuple):
-    """Some of the training rows, and what is predicted of them."""
-
-    rows: NDArray[np.int64]  # (n,): their numbers
-    probabilities: NDArray[np.float64]  # (n, 10)
-
-
-def of_training_rows(
-    networks: Iterable[tuple[int, keras.Model]],
-    images: Images,
-    positions: NDArray[np.float64],
-    recipe: Recipe,
-) -> tuple[Read, Read]:
-    """The rows that were held out and those that were trained on, by members and their networks.
-
-    A held-out row's prediction is the mean over the members that did not see it in training (out
-    of fold); that of a row trained on is by the first member that did: with all of them the
-    evaluation of twelve members took a quarter of their training's time.
-    """
-    sums = np.zeros((2, len(images), digits.CLASSES))  # held out, trained on
-    times = np.zeros((2, len(images)), dtype=int)
-    for member, network in networks:
-        held_out = digits.validation_mask(positions, recipe.validation_fraction, member)
-        first_trained_on = ~held_out & (times[1] == 0)
-        wanted = held_out | first_trained_on
-        probabilities = predict(
-            network, images[wanted], form=recipe.form(member), views=recipe.views
-        )
-        for which, mask in enumerate((held_out, first_trained_on)):
-            sums[which, mask] += probabilities[mask[wanted]]
-            times[which] += mask
-    held_out_rows, trained_rows = (np.flatnonzero(count) for count in times)
-    return (
-        Read(held_out_rows, sums[0, held_out_rows] / times[0, held_out_rows, None]),
-        Read(trained_rows, sums[1, trained_rows]),
-    )

@@ -19,11 +19,11 @@ def evaluate(
     rows: TrainRows, positions: File, recipe: Recipe, members: list[Member], notice: str | None
 ) -> Evaluation:
     """Accuracy, loss, confusion matrix, scores per class and the most confident mistakes."""
-    from model import figures, prediction
+    from model import figures, out_of_fold, prediction
 
     images, labels = np.asarray(rows.images.array()), np.asarray(rows.labels.array())
     networks = ((member.member, prediction.load(member.model.location)) for member in members)
-    held_out, trained_on = prediction.of_training_rows(networks, images, positions.array(), recipe)
+    held_out, trained_on = out_of_fold.predict(networks, images, positions.array(), recipe)
     truth = labels[held_out.rows]
     validation = evaluation.evaluate(truth, held_out.probabilities)
     training = evaluation.evaluate(labels[trained_on.rows], trained_on.probabilities)
