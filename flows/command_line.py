@@ -30,10 +30,6 @@ FAILED, WRONG_USAGE = 1, 2
 def parse(arguments: list[str]) -> Settings:
     """Settings from the arguments and the environment; wrong usage ends the program with 2."""
     try:
-        Settings()  # the flow's defaults: also what an option overrides here has to be right
-    except ValidationError as error:
-        _wrong_usage(_problems(error, lambda name: f"DIGIT_RECOGNIZER_{name.upper()}"))
-    try:
         settings = CliApp.run(Settings, cli_args=arguments)
         settings.check()
     except ValidationError as error:
@@ -42,6 +38,10 @@ def parse(arguments: list[str]) -> Settings:
         _wrong_usage(str(error).removeprefix("error parsing CLI: "))
     except PermanentError as error:
         _wrong_usage(f"{error.cause} {error.remedy}")
+    try:
+        Settings()  # the flow's defaults: also what an option overrides here has to be right
+    except ValidationError as error:
+        _wrong_usage(_problems(error, lambda name: f"DIGIT_RECOGNIZER_{name.upper()}"))
     if settings.debug:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
     return settings
@@ -50,7 +50,8 @@ def parse(arguments: list[str]) -> Settings:
 def _problems(error: ValidationError, named: Callable[[str], str]) -> str:
     """What is wrong, and in which option or variable."""
     return "; ".join(
-        "".join(f"{named(str(part))}: " for part in each["loc"]) + each["msg"]
+        "".join(f"{named(str(part))}: " for part in each["loc"])
+        + each["msg"].removeprefix("Value error, ")
         for each in error.errors()
     )
 

@@ -17,6 +17,14 @@ from model.sources import UNSUBMITTABLE, Source
 LEAVE_OUT = "Leave one of the two out."
 
 
+def expanded(path: Path) -> Path:
+    """The path with the home folder in place of ``~``."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such user.") from error
+
+
 class Settings(BaseSettings):
     """Digit Recognizer: from raw digits to a validated, and when asked submitted, Kaggle entry."""
 
@@ -37,7 +45,7 @@ class Settings(BaseSettings):
         description="Where the digits come from. auto: kaggle where credentials are found, "
         "else the embedded sample.",
     )
-    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
+    data_dir: Annotated[Path, AfterValidator(expanded)] | None = Field(
         default=None,
         description="For --source directory: a folder with the competition's zip or CSV files.",
     )

@@ -50,3 +50,11 @@ def test_what_is_wrong_in_the_environment_is_told_though_an_option_overrides_it(
     with pytest.raises(SystemExit, match="2"):
         command_line.parse(["--epochs", "5"])
     assert capsys.readouterr().err.startswith("error: DIGIT_RECOGNIZER_EPOCHS: ")
+    with pytest.raises(SystemExit, match="0"):
+        command_line.parse(["--help"])
+
+
+def test_a_home_folder_of_nobody_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command_line.parse(["--source", "directory", "--data-dir", "~nobody-here/x"])
+    assert capsys.readouterr().err.startswith("error: --data-dir: ~nobody-here/x: there is no such")
