@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import gc
+import logging
 import os
 import socket
 import subprocess
@@ -76,8 +77,8 @@ def serve(port: int) -> None:
     import uvicorn
     from prefect.settings import Settings
 
-    class OneStartsAtATime(uvicorn.Server):
-        """Two servers that set up the same fresh database at once would spoil it."""
+    class QuietServer(uvicorn.Server):
+        """One starts at a time: two that set up the same fresh database would spoil it."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             home = Settings().home
@@ -87,13 +88,17 @@ def serve(port: int) -> None:
                 await super().startup(sockets)
             gc.enable()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            logging.disable()  # the run is over: what its server breaks off is no error
+            await super().shutdown(sockets)
+
     def end_with_parent() -> None:
         os.read(0, 1)  # without the lock that a buffered read would hold at exit
         os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     factory = "prefect.server.api.server:create_app"
-    OneStartsAtATime(
+    QuietServer(
         uvicorn.Config(factory, factory=True, host="127.0.0.1", port=port, log_level="error")
     ).run()
 
