@@ -88,6 +88,11 @@ def test_a_senseless_value_is_named(wrong: dict[str, Any]) -> None:
         recipe_for("classic", **wrong)
 
 
+def test_an_unknown_field_is_named() -> None:
+    with pytest.raises(PermanentError, match="epoch is 3: Extra inputs"):
+        recipe_for("classic", epoch=3)
+
+
 def test_no_more_lanes_than_images_in_a_batch() -> None:
     assert recipe_for("classic", batch_size=1).lanes == 1
     assert recipe_for("classic", batch_size=2).lanes == recipe_for("classic").lanes == 2
