@@ -72,6 +72,10 @@ class EachMember:
             for member, result in self._outcomes(runner, task, inputs, began):
                 try:
                     results[member] = result()
+                    if runner:  # whose workers may log elsewhere
+                        get_run_logger().info(
+                            "%d of %d members are trained", len(results), self.members
+                        )
                 except BrokenProcessPool:
                     raise
                 except CancelledError as error:
@@ -82,7 +86,7 @@ class EachMember:
                 except Exception as error:
                     missing[member] = reason(error)
                     if len(missing) > self.allow_missing:
-                        raise failed(member, error) from error
+                        raise failed(member, self.members, error) from error
                     get_run_logger().warning(
                         "The run goes on without member %d: %s", member, missing[member]
                     )
@@ -185,11 +189,12 @@ def reason(error: Exception) -> str:
     return " ".join(said.split())
 
 
-def failed(member: int, error: Exception) -> PipelineError:
-    """The error of the run for that of its member."""
+def failed(member: int, members: int, error: Exception) -> PipelineError:
+    """The error of the run for that of one of its members."""
     if isinstance(error, PipelineError):
         return type(error)(f"Member {member} failed: {error.cause}", error.remedy)
     return PermanentError(
         f"Member {member} failed: {reason(error)}.",
-        "Run it again with --debug for the traceback, or with --allow-missing-members.",
+        "Run it again with --debug for the traceback"
+        + (", or with --allow-missing-members 1." if members > 1 else "."),
     )

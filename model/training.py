@@ -324,7 +324,9 @@ class _Checkpoints:
             with np.load(io.BytesIO(content), allow_pickle=False) as saved:
                 for index, variable in enumerate(learner.variables):
                     variable.assign(saved[str(index)])
-                return [Epoch(**epoch) for epoch in json.loads(str(saved["history"]))]
+                history = [Epoch(**epoch) for epoch in json.loads(str(saved["history"]))]
+            logger.info("Training goes on after epoch %d, saved in %s.", len(history), path)
+            return history
         return []
 
     def save(self, learner: _Learner, history: list[Epoch]) -> None:

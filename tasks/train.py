@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from pathlib import Path
 from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.transactions import get_transaction
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.theme import Theme
 
 from model import digits, history, training
 from model.recipes import Recipe
 from tasks.support import stored_checkpoints, workspace
 from tasks.support.caching import stage
 from tasks.support.records import File, Member, TrainRows
+
+training.logger.setLevel(logging.INFO)  # that it goes on from a saved state belongs to the log
 
 
 @stage("tensorflow", "keras", "numpy", depends_on_machine=True)
@@ -66,6 +71,15 @@ def checkpoint_folder() -> Path:
     return workspace.current().checkpoints / (key or "uncached")
 
 
+def log_console() -> Console:
+    """That of Prefect's log, which then prints its lines above the bar; else one of its own."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.console.push_theme(Theme())  # it has no styles for a bar
+            return handler.console
+    return Console(stderr=True)
+
+
 class ShownProgress:
     """A live bar on a terminal, one log line an epoch, and a progress artifact in Prefect's UI."""
 
@@ -74,7 +88,7 @@ class ShownProgress:
         self.member = member
         self.logger = get_run_logger()
         self.artifact: UUID | None = None
-        console = Console(stderr=True)
+        console = log_console()
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import time
 from typing import IO
 
 from tasks.support import workspace
+from tasks.support.logs import log
+
+TELL_SECONDS = 1  # who waits longer is told why
 
 _held: dict[str, tuple[str, IO[bytes]]] = {}  # key: holder and open lock file, in this process
 
@@ -26,6 +30,7 @@ class FileLocks:
             return True
         deadline = None if acquire_timeout is None else time.monotonic() + acquire_timeout
         file = (workspace.current().locks / key).open("ab")
+        told_at = time.monotonic() + TELL_SECONDS
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,6 +38,9 @@ class FileLocks:
                 if deadline is not None and time.monotonic() >= deadline:
                     file.close()
                     return False
+                if time.monotonic() > told_at:
+                    log().info("Another run is making this result; waiting for it.")
+                    told_at = math.inf
                 time.sleep(0.1)
             else:
                 _held[key] = (holder, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tasks.support import locks
 from tasks.support.locks import FileLocks
 from tasks.support.workspace import ENVIRONMENT_VARIABLE, Workspace
 
@@ -54,6 +56,18 @@ def test_a_lock_has_one_holder(hold: Callable[[], subprocess.Popen[str]]) -> Non
     assert not ours.wait_for_lock("key", timeout=0)
     assert says(hold()) == "False"
     assert ours.acquire_lock("another key", "ours", acquire_timeout=0)
+
+
+def test_who_waits_for_another_run_is_told_once(
+    hold: Callable[[], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(locks, "TELL_SECONDS", 0)
+    assert says(hold()) == "True"
+    with caplog.at_level(logging.INFO):
+        assert not FileLocks().acquire_lock("key", "ours", acquire_timeout=0.5)
+    assert caplog.text.count("Another run is making this result") == 1
 
 
 def test_a_dead_holders_lock_is_free(hold: Callable[[], subprocess.Popen[str]]) -> None:
