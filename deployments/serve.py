@@ -54,8 +54,9 @@ def main(arguments: list[str]) -> int:
 
     if not PREFECT_API_URL.value():  # the server that Prefect would start here runs no schedules
         print(
-            "error: there is no Prefect server to serve for. Start one: `prefect server start "
-            "--background`, and say where it is: `export PREFECT_API_URL=http://127.0.0.1:4200/api`.",
+            "error: there is no Prefect server to serve for. Start one in another terminal: "
+            "`prefect server start`, and say where it is: "
+            "`export PREFECT_API_URL=http://127.0.0.1:4200/api`.",
             file=sys.stderr,
         )
         return command_line.FAILED
