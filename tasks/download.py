@@ -10,7 +10,13 @@ from typing import Any, Literal
 from model import digits
 from model.errors import PermanentError, TransientError
 from model.sources import Source
-from tasks.support import archive, kaggle_client, tensorflow_import, workspace
+from tasks.support import (
+    archive,
+    kaggle_client,
+    kaggle_credentials,
+    tensorflow_import,
+    workspace,
+)
 from tasks.support.caching import stage
 from tasks.support.logs import log
 from tasks.support.records import Dataset, File
@@ -28,9 +34,9 @@ def resolve(source: Source | Literal["auto"], secret_block: str | None = None) -
         log().info("Source: kaggle, since credentials were found (%s).", form)
         return "kaggle"
     log().info(
-        "Source: the embedded sample, since no Kaggle credentials were found. For the real thing: "
-        "--source kaggle with credentials, --source mnist without an account, or "
-        "--source directory --data-dir DIR."
+        "Source: the embedded sample. %s For the real thing: --source kaggle with credentials, "
+        "--source mnist without an account, or --source directory --data-dir DIR.",
+        kaggle_credentials.none_found(),
     )
     return "sample"
 

@@ -18,8 +18,14 @@ def preprocess(dataset: Dataset, seed: int) -> Digits:
     Pixels stay uint8 here: every network's first layer normalises them to 0..1, and the loss
     one-hot encodes the labels, batch by batch.
     """
-    train, labels = digits.read_train(dataset.train.location)
-    test = digits.read_test(dataset.test.location)
+    try:
+        train, labels = digits.read_train(dataset.train.location)
+        test = digits.read_test(dataset.test.location)
+    except PermanentError as error:
+        if dataset.source != "directory":
+            raise
+        remedy = f"{error.remedy} It is a copy: the file to correct is that in --data-dir."
+        raise PermanentError(error.cause, remedy) from error
     wanted = len(digits.read_submission(dataset.sample_submission.location))
     if len(test) != wanted:
         raise PermanentError(

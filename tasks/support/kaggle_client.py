@@ -206,7 +206,7 @@ class KaggleClient:
         """The real client, authenticated."""
         if self.form is None:
             raise PermanentError(
-                "No Kaggle credentials were found.",
+                kaggle_credentials.none_found(),
                 f"{NEW_TOKEN} and put it into ~/.kaggle/access_token or KAGGLE_API_TOKEN, "
                 "or run: kaggle auth login.",
             )

@@ -21,6 +21,21 @@ def credentials_form(secret_block: str | None = None) -> str | None:
     return token_form() or key_form() or oauth_form()
 
 
+def none_found() -> str:
+    """The sentence that there are none, with what is there of some."""
+    path = key_file()
+    content = _json(path)
+    user = os.environ.get("KAGGLE_USERNAME", content.get("username"))
+    key = os.environ.get("KAGGLE_KEY", content.get("key"))
+    part = ""
+    if path.exists() and not content:
+        part = f": {path} is no JSON object"
+    elif user or key:
+        there, missing = ("user name", "key") if user else ("key", "user name")
+        part = f": a {there} is there (KAGGLE_USERNAME, KAGGLE_KEY or {path}), and no {missing}"
+    return f"No Kaggle credentials were found{part}."
+
+
 def token_form() -> str | None:
     """Where an access token is."""
     in_notebook = os.environ.get("KAGGLE_API_V1_TOKEN")

@@ -99,7 +99,7 @@ def test_it_says_that_this_is_a_sample(
         (latest / "model_card.md").read_text(),
     ):
         assert "not MNIST" in text
-    assert "no Kaggle credentials were found" in first.stderr
+    assert "No Kaggle credentials were found." in first.stderr
     assert "test accuracy" in first.stdout
     assert "submission.csv" in first.stdout
 

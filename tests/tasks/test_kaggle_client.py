@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from model.errors import PermanentError, PipelineError, TransientError
-from tasks.support import archive, kaggle_client
+from tasks.support import archive, kaggle_client, kaggle_credentials
 from tasks.support.kaggle_client import KaggleClient, Patience, credentials_form
 from tests.kaggle_server import ALWAYS, COMPETITION, KEY, TOKEN, USER, Fault, Kaggle, kaggle, zipped
 from tests.tasks.test_submit import table
@@ -140,6 +141,25 @@ def test_no_credentials(
     with pytest.raises(PermanentError, match="No Kaggle credentials were found"):
         client().check_access(COMPETITION)
     assert not kaggle.requests
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "part"),
+    [
+        (environment(), "found."),
+        (environment(KAGGLE_USERNAME=USER), "a user name is there .* and no key."),
+        (environment(KAGGLE_KEY=KEY), "a key is there .* and no user name."),
+        (write("kaggle.json", {"username": USER}), "a user name is there .* and no key."),
+        (write("kaggle.json", "no JSON"), r"kaggle\.json is no JSON object."),
+    ],
+)
+def test_credentials_that_are_there_in_part_are_told(
+    no_credentials: Path, monkeypatch: pytest.MonkeyPatch, arrangement: Arrange, part: str
+) -> None:
+    arrangement(monkeypatch, no_credentials)
+    said = kaggle_credentials.none_found()
+    assert re.search(f"{part}$", said)
+    assert not {USER, KEY} & set(said.split())
 
 
 @pytest.mark.parametrize(

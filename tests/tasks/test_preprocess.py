@@ -63,6 +63,15 @@ def test_bad_data_leaves_nothing(dataset: Dataset, opened_workspace: Workspace) 
     assert not list(opened_workspace.files.iterdir())
 
 
+def test_who_gave_the_files_is_sent_to_them_and_not_to_the_copies(dataset: Dataset) -> None:
+    Path(dataset.train.location).write_text("label\n")
+    with pytest.raises(PermanentError, match=r"copy: .* in --data-dir"):
+        preprocess.fn(dataset, seed=0)
+    with pytest.raises(PermanentError) as caught:
+        preprocess.fn(dataset.model_copy(update={"source": "kaggle"}), seed=0)
+    assert "copy" not in str(caught.value)
+
+
 def test_a_test_file_that_does_not_fit_the_sample_submission(dataset: Dataset) -> None:
     digits.write_submission(dataset.sample_submission.location, np.zeros(6, np.uint8))
     with pytest.raises(PermanentError, match=r"5 rows.*sample_submission\.csv.* 6"):
