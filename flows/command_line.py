@@ -70,6 +70,7 @@ def run(
     if not settings.debug:
         for handler in logging.getLogger().handlers:  # the console's; the server gets all
             handler.addFilter(_has_no_traceback)
+        logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # it warns of work left at exit
     try:
         signals.raise_stopped()
         if settings.source == "directory":

@@ -25,11 +25,18 @@ def expanded(path: Path) -> Path:
         raise ValueError(f"{path}: there is no such user.") from error
 
 
+def expandable(path: Path) -> Path:
+    """The path as it is: on another machine the home folder may be another."""
+    expanded(path)
+    return path
+
+
 class Settings(BaseSettings):
     """Digit Recognizer: from raw digits to a validated, and when asked submitted, Kaggle entry."""
 
     model_config = SettingsConfigDict(
         env_prefix="DIGIT_RECOGNIZER_",
+        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         cli_prog_name="mnist_flow.py",
@@ -115,7 +122,7 @@ class Settings(BaseSettings):
         default=None,
         description="Name of a Prefect Secret block that holds the Kaggle credentials.",
     )
-    workspace: Path = Field(
+    workspace: Annotated[Path, AfterValidator(expandable)] = Field(
         default=Path("workspace"),
         description="Folder of data, cache, runs and the record of submissions.",
     )

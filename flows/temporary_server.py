@@ -15,11 +15,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 
-from model.errors import TransientError
+from model.errors import PermanentError, TransientError
 
 TIMEOUT_SECONDS = 120  # on a fresh database and a busy machine it takes half a minute
 
@@ -38,6 +39,7 @@ class TemporaryServer:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.temporary_server", str(port)],
             stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,  # that of the run may be closed
             start_new_session=True,  # Ctrl-C is for the run, which ends its server itself
         )
         atexit.register(self.process.terminate)
@@ -51,16 +53,35 @@ class TemporaryServer:
                     return
             except OSError:
                 time.sleep(0.05)
+        check_home()
         raise TransientError(
             "Prefect's temporary server did not start.",
             "Run it again, or start one with `prefect server start` and set PREFECT_API_URL.",
         )
 
 
+def check_home() -> None:
+    """Raise PermanentError where Prefect cannot write its home folder."""
+    from prefect.settings import Settings
+
+    home = Settings().home
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass  # it may be there and yet not be writable
+    except OSError as error:
+        raise PermanentError(
+            f"Prefect's folder {home} cannot be written: {error.strerror}.",
+            "Mend its permissions, or set PREFECT_HOME to another one.",
+        ) from error
+
+
 def start_unless_configured() -> TemporaryServer | None:
     """Start a server unless one is configured, in the environment or in Prefect's profile."""
     if os.environ.get("PREFECT_API_URL"):
         return None
+    if sys.stderr and sys.stderr.isatty():
+        print("Starting Prefect and what the run imports ...", file=sys.stderr)
     server = TemporaryServer()  # at once: to look into the profile takes a second of imports
     from prefect.settings import Settings
 

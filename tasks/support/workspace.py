@@ -98,7 +98,7 @@ def current() -> Workspace:
     """
     global _current
     if _current is None:
-        _current = Workspace(Path(os.environ.get(ENVIRONMENT_VARIABLE, "workspace")))
+        _current = Workspace(Path(os.environ.get(ENVIRONMENT_VARIABLE) or "workspace"))
         _current.make_folders()
     return _current
 

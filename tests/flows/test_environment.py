@@ -1,10 +1,15 @@
-"""What ``flows`` sets for Prefect is there before Prefect is imported."""
+"""What ``flows`` sets for Prefect is there before Prefect is imported; and Prefect's folder."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from flows import temporary_server
+from model.errors import PermanentError
 from tests.end_to_end.command import own_environment
 
 
@@ -19,3 +24,12 @@ print([type(handler).__name__ for handler in logging.getLogger("model.training")
         [sys.executable, "-c", code], env=own_environment(), capture_output=True, check=True
     )
     assert b"APILogHandler" in done.stdout
+
+
+def test_a_home_that_prefect_cannot_write_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    with pytest.raises(PermanentError, match=r"folder .*home cannot be written"):
+        temporary_server.check_home()

@@ -43,6 +43,11 @@ def test_one_option_of_two_may_come_from_the_environment(monkeypatch: pytest.Mon
     assert settings.data_dir == Path.home() / "data"
 
 
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGIT_RECOGNIZER_WORKSPACE", "")
+    assert command_line.parse([]).workspace == Path("workspace")
+
+
 def test_what_is_wrong_in_the_environment_is_told_though_an_option_overrides_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +60,8 @@ def test_what_is_wrong_in_the_environment_is_told_though_an_option_overrides_it(
 
 
 def test_a_home_folder_of_nobody_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        command_line.parse(["--source", "directory", "--data-dir", "~nobody-here/x"])
-    assert capsys.readouterr().err.startswith("error: --data-dir: ~nobody-here/x: there is no such")
+    for option in ("data-dir", "workspace"):
+        with pytest.raises(SystemExit, match="2"):
+            command_line.parse(["--source", "directory", f"--{option}", "~nobody-here/x"])
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: --{option}: ~nobody-here/x: there is no such user")
