@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.evaluation import Evaluation, most_confident_mistakes, wilson_interval
-from model.exploration import Exploration, mean_intensities
+from model.exploration import SHIFT_P_VALUE, Exploration, mean_intensities
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,8 @@ def train_against_test(
     """How the mean intensities of the images are distributed in train and in test."""
     figure, (ax,) = _figure(
         "Mean intensity of train and test images: Kolmogorov-Smirnov"
-        f" D = {numbers.shift_statistic:.3f}, p = {numbers.shift_p_value:.2g}",
+        f" D = {numbers.shift_statistic:.3f}, p = {numbers.shift_p_value:.2g}"
+        f" (below {SHIFT_P_VALUE}: a shift)",
         3.6,
         notice,
     )
@@ -101,7 +102,7 @@ def train_against_test(
         binrange=(0, 2 * max(1, math.ceil(max(train.max(), test.max()) / 2))),
     )
     ax.yaxis.set_major_formatter("{x:g}%")
-    _finish(ax, "mean intensity of an image (0..255, bars of 2)", "images", legend="upper right")
+    _finish(ax, "mean intensity of an image (0..255, bars of 2)", "images", legend="best")
     return figure
 
 
@@ -179,7 +180,7 @@ def confusion_matrix(evaluation: Evaluation, notice: str | None = None) -> Figur
     wrong = np.where(hits, 0, confusion)
     true, predicted = divmod(int(wrong.argmax()), len(DIGITS))
     title = f"{wrong.sum():,} of {evaluation.count:,} validation images are misread"
-    if wrong.any():
+    if (wrong == wrong.max()).sum() == 1:
         title += f", most often {true} as {predicted} ({wrong.max():,})"
     figure, (ax,) = _figure(title, 6.0, notice)
     common = {"annot": True, "cbar": False, "linewidths": 1, "linecolor": LIGHT, "ax": ax}
@@ -239,7 +240,7 @@ def mistakes(
     wrong = int((probabilities.argmax(axis=1) != labels).sum())
     figure, (ax,) = _figure(
         f"{wrong:,} mistakes in {len(labels):,} validation images"
-        + (f"; the {len(chosen)} most confident ones" if len(chosen) > 1 else ""),
+        + (f"; the {len(chosen)} most confident ones" if len(chosen) < wrong else ""),
         1.31 * rows + 0.4,
         notice,
     )
