@@ -59,7 +59,7 @@ class Store:
         if not address:
             raise PermanentError(
                 "The artifact store's address is not of the form s3://bucket/prefix.",
-                "Correct --artifact-store, or the block that it names.",
+                "Correct it, or the block that names it.",
             )
         self.uri = uri.rstrip("/")
         self.bucket, self.prefix = address[1], address[2].lstrip("/")

@@ -205,6 +205,8 @@ def main() -> int:
                     f"{runs} is no folder.", "Give --workspace the folder above it."
                 )
             outcomes = upload_pending(runs)
+            if not outcomes:
+                print(f"No run in {runs} is pending.")
             for run, error in outcomes.items():
                 if error:
                     print(f"error: {run}: {error}", file=sys.stderr)

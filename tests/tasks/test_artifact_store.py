@@ -817,7 +817,8 @@ def test_the_command_line(
     folder = finished("20260101-a")
     root = str(folder.parents[1])
     assert command("--upload-pending", "--workspace", root) == (0, "20260101-a: uploaded\n")
-    assert command("--upload-pending", "--workspace", root) == (0, "")
+    nothing = f"No run in {folder.parent} is pending.\n"
+    assert command("--upload-pending", "--workspace", root) == (0, nothing)
     code, text = command("--verify", URI)
     assert (code, text) == (0, f"{URI}/runs/20260101-a (3 files, 33 bytes) is whole.\n")
     assert command("--fetch", URI, str(tmp_path / "back"))[0] == 0
