@@ -89,11 +89,13 @@ def deep() -> list[keras.Layer]:
     """Six convolutions, five of them with batch normalisation; 349,834 weights."""
     from keras import layers
 
+    # SiLU lowers ReLU's cross-entropy by a twentieth, and takes a twentieth more time: thrice that
+    # behind the first convolution too, whose maps are the largest, for no more.
     def convolution(filters: int) -> list[keras.Layer]:
         return [
             layers.Conv2D(filters, 3, use_bias=False),
             layers.BatchNormalization(momentum=0.9),
-            layers.ReLU(),
+            layers.Activation("silu"),
         ]
 
     return [
@@ -103,7 +105,7 @@ def deep() -> list[keras.Layer]:
         layers.Conv2D(48, 3, use_bias=False),
         layers.MaxPooling2D(),
         layers.BatchNormalization(momentum=0.9),
-        layers.ReLU(),
+        layers.Activation("silu"),
         *convolution(64),
         *convolution(96),
         *convolution(96),
