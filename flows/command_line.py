@@ -65,14 +65,14 @@ def run(
     flow: Flow[[Settings], Run], settings: Settings, server: TemporaryServer | None = None
 ) -> int:
     """Run the flow; print its summary, or one ``error:`` line; return the exit code."""
-    from tasks.download import files_in
-
     if not settings.debug:
         for handler in logging.getLogger().handlers:  # the console's; the server gets all
             handler.addFilter(_has_no_traceback)
         logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # it warns of work left at exit
     try:
         signals.raise_stopped()
+        from tasks.download import files_in
+
         if settings.source == "directory":
             files_in(settings.data_dir)  # told now where they are missing, not after what is slow
         with served(server, settings):

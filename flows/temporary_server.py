@@ -45,7 +45,7 @@ class TemporaryServer:
         atexit.register(self.process.terminate)
 
     def wait(self) -> None:
-        """Return once the server answers; raise TransientError where it does not."""
+        """Return once it answers; PermanentError or TransientError where it does not."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while self.process.poll() is None and time.monotonic() < deadline:
             try:

@@ -116,7 +116,7 @@ def sealed(content: str) -> str:
 
 def unsealed(kept: str) -> str:
     """The result; ValueError where it was altered."""
-    content = kept[:-66]
+    content = kept[:-66]  # before two line feeds and a digest
     if sealed(content) != kept:
         raise ValueError("The result was altered.")
     return content

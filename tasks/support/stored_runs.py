@@ -63,9 +63,8 @@ def upload(store: Store, folder: Path) -> None:
 def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
     """Upload the marked runs, oldest first; for each, what went wrong. Such a run stays marked."""
     outcomes: dict[str, PipelineError | None] = {}
-    down: dict[
-        str, TransientError
-    ] = {}  # stores that did not answer: to wait for each once is long
+    # Of stores that did not answer: to wait for one of them once is long enough.
+    down: dict[str, TransientError] = {}
     for mark in run_folder.each(PENDING, runs):
         run = mark.parent
         try:
