@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import logging
-import os
-import platform
-import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model import augmentation, forms, networks, prediction, selection
+from model import augmentation, forms, networks, prediction, processor, selection
 from model.augmentation import Images
+from model.checkpoints import Checkpoints, identity
 from model.errors import PermanentError
 from model.evaluation import evaluate
 from model.history import Epoch
@@ -32,9 +26,6 @@ Labels = NDArray[np.uint8]  # (n,), 0 to 9
 
 WARM_UP = 0.2  # of a cycle's steps
 CHUNK_ROWS = 4_000  # one call into TensorFlow, at most 2 s: often enough for a live progress bar
-KEPT_CHECKPOINTS = 2  # the newest, and the one before should the newest be damaged
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,10 +68,10 @@ def train(
     images = forms.in_form(images, recipe.form(member))
     learner = _Learner(recipe, seed, member, len(training_rows))
     predict = prediction.predictor(learner.model)
-    store = checkpoints and _Checkpoints(
-        checkpoints / _identity(recipe, seed, member, images, labels, validation)
+    store = checkpoints and Checkpoints(
+        checkpoints / identity(recipe, seed, member, images, labels, validation)
     )
-    history = store.restore(learner) if store else []
+    history = store.restore(learner.variables) if store else []
     seconds_before = sum(epoch.seconds for epoch in history)
 
     def reached_target() -> bool:
@@ -105,7 +96,7 @@ def train(
             )
         )
         if store:
-            store.save(learner, history)
+            store.save(learner.variables, history)
         if on_epoch:
             on_epoch(history[-1])
     return Trained(
@@ -302,113 +293,9 @@ class _Learner:
             )
 
 
-class _Checkpoints:
-    """The newest states of one training in a folder: ``epoch-0007-<sha256 of the file>.npz``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def restore(self, learner: _Learner) -> list[Epoch]:
-        """Put the newest undamaged state into the learner; the history up to it, maybe empty."""
-        for path in sorted(self.folder.glob("epoch-*.npz"), reverse=True):
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                logger.warning(
-                    "The saved state %s cannot be read (%s) and is not used.", path, error
-                )
-                continue
-            if hashlib.sha256(content).hexdigest() != path.stem.rpartition("-")[2]:
-                logger.warning("The saved state %s is damaged and is not used.", path)
-                continue
-            with np.load(io.BytesIO(content), allow_pickle=False) as saved:
-                for index, variable in enumerate(learner.variables):
-                    variable.assign(saved[str(index)])
-                history = [Epoch(**epoch) for epoch in json.loads(str(saved["history"]))]
-            logger.info("Training goes on after epoch %d, saved in %s.", len(history), path)
-            return history
-        return []
-
-    def save(self, learner: _Learner, history: list[Epoch]) -> None:
-        """Write the state after the last epoch of the history, whole or not at all.
-
-        Where it cannot be written, training is worth more than its checkpoint and goes on.
-        """
-        told = json.dumps([asdict(epoch) for epoch in history])
-        arrays = {"history": np.array(told)}
-        arrays |= {str(index): value.numpy() for index, value in enumerate(learner.variables)}
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        content = buffer.getvalue()
-        name = f"epoch-{len(history):04}-{hashlib.sha256(content).hexdigest()}.npz"
-        unfinished = self.folder / "unfinished"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self.folder / name)
-            for old in sorted(self.folder.glob("epoch-*.npz"))[:-KEPT_CHECKPOINTS]:
-                old.unlink()
-        except OSError as error:
-            logger.warning(
-                "The state after epoch %d cannot be saved (%s). Training goes on; if it is "
-                "interrupted, it begins again from the state before.",
-                len(history),
-                error,
-            )
-
-
-def machine() -> dict[str, str]:
-    """What of this machine the bytes of a training depend on."""
-    about = _processor()
-    features = hashlib.sha256("\n".join(sorted(about)).encode()).hexdigest()[:16]
-    return {
-        "architecture": platform.machine(),
-        "processor": features if about else platform.processor(),
-    }
-
-
 def precision(recipe: Recipe) -> str:
     """In what its layers compute here: bfloat16 only where the processor multiplies it itself."""
-    native = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", "\n".join(_processor()))
-    return recipe.precision if native else "float32"
-
-
-def _processor() -> set[str]:
-    """The lines in which Linux describes the processor; elsewhere none."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return {line for line in lines if line.startswith(("model name", "flags", "Features"))}
-
-
-def _identity(
-    recipe: Recipe,
-    seed: int,
-    member: int,
-    images: Images,
-    labels: Labels,
-    validation: NDArray[np.bool_],
-) -> str:
-    """A name that two trainings share only where, with the same code, they give the same bytes."""
-    import keras
-    import tensorflow as tf
-
-    data = hashlib.sha256()
-    for array in (images, labels, validation):
-        data.update(np.ascontiguousarray(array).data)
-    what = {
-        "recipe": recipe.model_dump(),
-        "seed": seed,
-        "member": member,
-        "data": data.hexdigest(),
-        "machine": machine(),
-        "threads": tf.config.threading.get_intra_op_parallelism_threads(),
-        "graphs": tf.config.optimizer.get_experimental_options(),
-        "versions": [tf.__version__, keras.__version__],
-    }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+    return recipe.precision if processor.multiplies_bfloat16() else "float32"
 
 
 def _data(tf: Any) -> list[Any]:

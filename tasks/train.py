@@ -21,7 +21,9 @@ from tasks.support import stored_checkpoints, workspace
 from tasks.support.caching import stage
 from tasks.support.records import File, Member, TrainRows
 
-training.logger.setLevel(logging.INFO)  # that it goes on from a saved state belongs to the log
+logging.getLogger("model").setLevel(
+    logging.INFO
+)  # that it goes on from a saved state belongs to the log
 
 
 @stage("tensorflow", "keras", "numpy", depends_on_machine=True)

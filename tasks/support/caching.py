@@ -28,8 +28,8 @@ from prefect.results import get_result_store
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import exponential_backoff
 
+from model import processor
 from model.errors import PermanentError, TransientError
-from model.training import machine
 from tasks.support import artifact_store, stored_results, tensorflow_import, workspace
 from tasks.support.code_digest import code_digest
 from tasks.support.locks import FileLocks
@@ -154,5 +154,7 @@ class StageCode(CachePolicy):
         if self.reads:
             parts.append(self.reads(inputs))
         if self.machine:
-            parts.append(json.dumps(machine()) + os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""))
+            parts.append(
+                json.dumps(processor.identity()) + os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
+            )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

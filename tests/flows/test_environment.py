@@ -18,7 +18,8 @@ def test_what_a_training_says_goes_to_the_log_of_its_run() -> None:
 import logging
 import flows
 from prefect import get_client
-print([type(handler).__name__ for handler in logging.getLogger("model.training").parent.handlers])
+logger = logging.getLogger("model.checkpoints").parent
+print([type(handler).__name__ for handler in logger.handlers])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], env=own_environment(), capture_output=True, check=True

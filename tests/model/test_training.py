@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from model import augmentation, networks, training
+from model import augmentation, networks, processor, training
 from model.augmentation import Images
 from model.errors import PermanentError
 from model.evaluation import evaluate
@@ -240,30 +240,13 @@ def test_every_lane_step_and_training_changes_images_anew(monkeypatch: pytest.Mo
     assert seeds_of(seed=0, member=1).isdisjoint(first)
 
 
-@pytest.mark.parametrize(
-    ("about", "computes_in"),
-    [
-        ("flags\t\t: fpu avx512f avx512_bf16 avx512vl", "bfloat16"),
-        ("flags\t\t: amx_bf16 amx_tile", "bfloat16"),
-        ("Features\t: asimd bf16 i8mm", "bfloat16"),  # ARM
-        ("flags\t\t: fpu avx512f avx512vl amx_tile", "float32"),
-        ("Features\t: asimd i8mm", "float32"),
-        ("", "float32"),
-    ],
-)
-def test_bfloat16_is_for_processors_that_multiply_it(
-    monkeypatch: pytest.MonkeyPatch, about: str, computes_in: str
-) -> None:
-    monkeypatch.setattr(training, "_processor", lambda: {"model name\t: some", about})
-    assert training.precision(ROUGH) == computes_in
-    assert training.precision(ROUGH.model_copy(update={"precision": "float32"})) == "float32"
-
-
 @pytest.mark.parametrize(("feature", "kind"), [("amx_bf16", tf.bfloat16), ("fma", tf.float32)])
 def test_convolutions_are_computed_in_that_precision(
     monkeypatch: pytest.MonkeyPatch, feature: str, kind: tf.DType
 ) -> None:
-    monkeypatch.setattr(training, "_processor", lambda: {f"flags\t\t: {feature}"})
+    monkeypatch.setattr(processor, "_about", lambda: {f"flags\t\t: {feature}"})
+    assert training.precision(ROUGH) == kind.name
+    assert training.precision(RECIPE) == "float32"
     learner = training._Learner(ROUGH, seed=0, member=0, rows=24)
     graph = learner.fit.get_concrete_function().graph.as_graph_def()
     nodes = [node for function in graph.library.function for node in function.node_def]
@@ -338,23 +321,6 @@ def test_members_see_the_recipes_forms_in_turns() -> None:
         theirs = train(drawn, images, LABELS, HELD_OUT, 5, member=member)
         assert weights(ours) == weights(theirs)
         assert figures(ours.history) == figures(theirs.history)
-
-
-def test_only_the_same_training_finds_a_state() -> None:
-    altered = IMAGES.copy()
-    altered[-1, -1, -1] ^= 1
-    trainings = [
-        (RECIPE, 5, 0, IMAGES, LABELS, HELD_OUT),
-        (RECIPE.model_copy(update={"epochs": 4}), 5, 0, IMAGES, LABELS, HELD_OUT),
-        (RECIPE, 6, 0, IMAGES, LABELS, HELD_OUT),
-        (RECIPE, 5, 1, IMAGES, LABELS, HELD_OUT),
-        (RECIPE, 5, 0, altered, LABELS, HELD_OUT),
-        (RECIPE, 5, 0, IMAGES, LABELS[::-1], HELD_OUT),
-        (RECIPE, 5, 0, IMAGES, LABELS, ~HELD_OUT),
-    ]
-    names = [training._identity(*what) for what in trainings]
-    assert len(set(names)) == len(trainings)
-    assert training._identity(RECIPE, 5, 0, IMAGES.copy(), LABELS, HELD_OUT) == names[0]
 
 
 def test_an_epoch_trains_on_every_row_once_and_tells_progress(

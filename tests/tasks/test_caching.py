@@ -12,6 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 from prefect import flow
 
+from model import processor
 from model.errors import PermanentError, TransientError
 from tasks.support import caching, workspace
 from tasks.support.records import File, Record
@@ -185,7 +186,7 @@ def test_code_versions_data_and_machine_are_part_of_the_key(
         return policy.compute_key(MagicMock(), {}, {})
 
     keys = [key(), key(code="other"), key(data="other"), key(machine=True)]
-    monkeypatch.setattr(caching, "machine", lambda: {"processor": "another"})
+    monkeypatch.setattr(processor, "identity", lambda: {"processor": "another"})
     keys.append(key(machine=True))
     assert keys[0] == key()  # the machine counts only where it is asked for
     monkeypatch.setattr(caching, "version", lambda name: "another")

@@ -1,0 +1,112 @@
+"""The states of a training, saved after every epoch, from which a killed one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import processor
+from model.history import Epoch
+from model.recipes import Recipe
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+KEPT = 2  # the newest, and the one before should the newest be damaged
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The newest states of one training in a folder: ``epoch-0007-<sha256 of the file>.npz``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def restore(self, variables: list[tf.Variable]) -> list[Epoch]:
+        """Put the newest undamaged state into the variables; the history up to it, maybe empty."""
+        for path in sorted(self.folder.glob("epoch-*.npz"), reverse=True):
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                logger.warning(
+                    "The saved state %s cannot be read (%s) and is not used.", path, error
+                )
+                continue
+            if hashlib.sha256(content).hexdigest() != path.stem.rpartition("-")[2]:
+                logger.warning("The saved state %s is damaged and is not used.", path)
+                continue
+            with np.load(io.BytesIO(content), allow_pickle=False) as saved:
+                for index, variable in enumerate(variables):
+                    variable.assign(saved[str(index)])
+                history = [Epoch(**epoch) for epoch in json.loads(str(saved["history"]))]
+            logger.info("Training goes on after epoch %d, saved in %s.", len(history), path)
+            return history
+        return []
+
+    def save(self, variables: list[tf.Variable], history: list[Epoch]) -> None:
+        """Write the state after the last epoch of the history, whole or not at all.
+
+        Where it cannot be written, training is worth more than its checkpoint and goes on.
+        """
+        told = json.dumps([asdict(epoch) for epoch in history])
+        arrays = {"history": np.array(told)}
+        arrays |= {str(index): value.numpy() for index, value in enumerate(variables)}
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        content = buffer.getvalue()
+        name = f"epoch-{len(history):04}-{hashlib.sha256(content).hexdigest()}.npz"
+        unfinished = self.folder / "unfinished"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self.folder / name)
+            for old in sorted(self.folder.glob("epoch-*.npz"))[:-KEPT]:
+                old.unlink()
+        except OSError as error:
+            logger.warning(
+                "The state after epoch %d cannot be saved (%s). Training goes on; if it is "
+                "interrupted, it begins again from the state before.",
+                len(history),
+                error,
+            )
+
+
+def identity(
+    recipe: Recipe,
+    seed: int,
+    member: int,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    validation: NDArray[np.bool_],
+) -> str:
+    """A name that two trainings share only where, with the same code, they give the same bytes."""
+    import keras
+    import tensorflow as tf
+
+    data = hashlib.sha256()
+    for array in (images, labels, validation):
+        data.update(np.ascontiguousarray(array).data)
+    what = {
+        "recipe": recipe.model_dump(),
+        "seed": seed,
+        "member": member,
+        "data": data.hexdigest(),
+        "machine": processor.identity(),
+        "threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "graphs": tf.config.optimizer.get_experimental_options(),
+        "versions": [tf.__version__, keras.__version__],
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
