@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from model.evaluation import ClassScore
 from model.exploration import Exploration
@@ -72,38 +72,13 @@ class Metrics(BaseModel):
     submission_ref: int | None = None
 
 
-class DataFile(BaseModel, frozen=True):
-    """A file that the run read."""
-
-    name: str
-    sha256: str
-    rows: int
-
-
-class StageTime(BaseModel, frozen=True):
-    """How long a stage took in this run, and whether its result was there already."""
-
-    stage: str
-    seconds: float
-    cached: bool
-
-
-class SubmissionFile(BaseModel, frozen=True):
-    """The file for Kaggle, and what became of it."""
-
-    name: str
-    sha256: str
-    rows: int
-    decision: str  # one sentence: sent or not, and why
-
-
 class ReportContext(BaseModel, frozen=True):
     """All that the report and the model card say."""
 
     run_name: str
     created: datetime
     source: Source
-    data: list[DataFile]
+    data: list[dict[str, Any]]  # of each file that was read: name, sha256, rows
     recipe: str
     recipe_parameters: dict[str, Any]
     seed: int
@@ -113,17 +88,10 @@ class ReportContext(BaseModel, frozen=True):
     history: list[dict[str, float]]  # the rows of history.csv
     exploration: Exploration
     figures: dict[str, bytes]  # PNGs by the name of their function in model.figures
-    submission: SubmissionFile
-    stages: list[StageTime]
+    submission: dict[str, Any]  # name, sha256, rows, decision: one sentence, sent or not and why
+    stages: list[dict[str, Any]]  # stage, seconds, cached: its result was there already
     versions: dict[str, str]
     command: str
-
-    @field_validator("figures")
-    @classmethod
-    def _figures_have_captions(cls, figures: dict[str, bytes]) -> dict[str, bytes]:
-        if unknown := figures.keys() - CAPTIONS:
-            raise ValueError(f"no caption for {', '.join(sorted(unknown))}")
-        return figures
 
 
 class Score(NamedTuple):
@@ -139,10 +107,10 @@ class Score(NamedTuple):
 def render_report(context: ReportContext) -> str:
     """The report as HTML, every figure inside."""
     figures: dict[str, list[dict[str, str]]] = {}
-    for name, (section, caption) in CAPTIONS.items():
-        if name in context.figures:
-            uri = "data:image/png;base64," + base64.b64encode(context.figures[name]).decode()
-            figures.setdefault(section, []).append({"name": name, "caption": caption, "uri": uri})
+    for name in sorted(context.figures, key=list(CAPTIONS).index):
+        section, caption = CAPTIONS[name]
+        uri = "data:image/png;base64," + base64.b64encode(context.figures[name]).decode()
+        figures.setdefault(section, []).append({"name": name, "caption": caption, "uri": uri})
     return _render("report.html", context, figures=figures)
 
 
