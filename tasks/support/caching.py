@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -23,7 +22,6 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE, CachePolicy, Inputs
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
 from prefect.results import get_result_store
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import exponential_backoff
@@ -72,8 +70,8 @@ def stage(
 
         # Taken at import: a file that is edited during a run is not what the run executes.
         code = code_digest(Path(sys.modules[function.__module__].__file__ or ""))
-        policy = Inputs(exclude=list(excludes)) + StageCode(
-            code=code, libraries=libraries, reads=reads, machine=depends_on_machine
+        policy = Inputs(exclude=list(excludes)) + CachePolicy.from_cache_key_fn(
+            lambda _, inputs: beyond_inputs(code, libraries, reads, depends_on_machine, inputs)
         )
         return task(
             name=name,
@@ -133,28 +131,17 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
-@dataclass
-class StageCode(CachePolicy):
-    """The part of a stage's cache key that is not in its inputs."""
-
-    code: str = ""
-    libraries: tuple[str, ...] = ()
-    reads: Callable[[dict[str, Any]], str] | None = None
-    machine: bool = False
-
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,  # noqa: ARG002
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> str:
-        """Hex sha256 over code, versions, what else the stage reads, and the machine."""
-        parts = [self.code, *(f"{name} {version(name)}" for name in self.libraries)]
-        if self.reads:
-            parts.append(self.reads(inputs))
-        if self.machine:
-            parts.append(
-                json.dumps(processor.identity()) + os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
-            )
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def beyond_inputs(
+    code: str,
+    libraries: tuple[str, ...],
+    reads: Callable[[dict[str, Any]], str] | None,
+    on_this_machine: bool,
+    inputs: dict[str, Any],
+) -> str:
+    """Hex sha256 over code, versions, what else the stage reads, and the machine."""
+    parts = [code, *(f"{name} {version(name)}" for name in libraries)]
+    if reads:
+        parts.append(reads(inputs))
+    if on_this_machine:
+        parts += [json.dumps(processor.identity()), os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import pytest
 from prefect import flow
@@ -180,10 +179,7 @@ def test_code_versions_data_and_machine_are_part_of_the_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def key(code: str = "c", data: str = "d", machine: bool = False) -> str:
-        policy = caching.StageCode(
-            code=code, libraries=("numpy",), reads=lambda inputs: data, machine=machine
-        )
-        return policy.compute_key(MagicMock(), {}, {})
+        return caching.beyond_inputs(code, ("numpy",), lambda inputs: data, machine, {})
 
     keys = [key(), key(code="other"), key(data="other"), key(machine=True)]
     monkeypatch.setattr(processor, "identity", lambda: {"processor": "another"})
