@@ -68,20 +68,21 @@ def stage(
                         raise disk_fault(error) from error
                     raise
 
-        # Taken at import: a file that is edited during a run is not what the run executes.
-        code = code_digest(Path(sys.modules[function.__module__].__file__ or ""))
-        policy = Inputs(exclude=list(excludes)) + CachePolicy.from_cache_key_fn(
-            lambda _, inputs: beyond_inputs(code, libraries, reads, depends_on_machine, inputs)
-        )
+        policy: CachePolicy = NO_CACHE
+        if cached:
+            # Taken at import: a file that is edited during a run is not what the run executes.
+            code = code_digest(Path(sys.modules[function.__module__].__file__ or ""))
+            policy = Inputs(exclude=list(excludes)) + CachePolicy.from_cache_key_fn(
+                lambda _, inputs: beyond_inputs(code, libraries, reads, depends_on_machine, inputs)
+            )
+            policy = policy.configure(isolation_level="SERIALIZABLE", lock_manager=FileLocks())
         return task(
             name=name,
             retries=3,
             retry_delay_seconds=exponential_backoff(backoff_factor=2),
             retry_jitter_factor=0.5,
             retry_condition_fn=is_transient,
-            cache_policy=policy.configure(isolation_level="SERIALIZABLE", lock_manager=FileLocks())
-            if cached
-            else NO_CACHE,
+            cache_policy=policy,
             persist_result=cached,
             result_serializer="json",
         )(timed)

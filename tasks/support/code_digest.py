@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def code_digest(stage_file: Path) -> str:
     """Hex sha256 of the syntax trees: comments and layout do not count."""
-    reached: set[Path] = set()
+    reached: dict[Path, str] = {}
     waiting = [stage_file]
     while waiting:
         path = waiting.pop()
         if path not in reached:
-            reached.add(path)
-            waiting.extend(_imports_from_model(path))
-    trees = (f"{path.name} {ast.dump(_tree(path))}" for path in sorted(reached))
+            reached[path], imports = _read(path)
+            waiting.extend(imports)
+    trees = (f"{path.name} {reached[path]}" for path in sorted(reached))
     return hashlib.sha256("\n".join(trees).encode()).hexdigest()
 
 
@@ -36,14 +36,11 @@ def project_digest() -> str:
 
 
 @functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes())
-
-
-@functools.cache
-def _imports_from_model(path: Path) -> list[Path]:
+def _read(path: Path) -> tuple[str, list[Path]]:
+    """The file's syntax tree as text, and the files of model/ that it imports."""
+    tree = ast.parse(path.read_bytes())
     found = []
-    for node in ast.walk(_tree(path)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -54,4 +51,4 @@ def _imports_from_model(path: Path) -> list[Path]:
             file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
             if module.startswith("model.") and file.is_file():
                 found.append(file)
-    return found
+    return ast.dump(tree), found

@@ -22,8 +22,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digest(tree: Path) -> str:
-    code_digest._tree.cache_clear()
-    code_digest._imports_from_model.cache_clear()
+    code_digest._read.cache_clear()
     return code_digest.code_digest(tree / "stage.py")
 
 
