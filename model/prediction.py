@@ -48,21 +48,18 @@ def predict(
     *,
     form: Form = "drawn",
     views: Sequence[float] = (0,),
-    batch_size: int = BATCH_SIZE,
 ) -> Probabilities:
     """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1, by a network that sees that form.
 
     They are the mean over those views of each image: see ``view`` of model.augmentation.
     """
     seen = (in_form(view(images, share), form) for share in views)
-    of_views = np.concatenate(list(predictor(model, batch_size)(seen)))
+    of_views = np.concatenate(list(predictor(model)(seen)))
     mean: Probabilities = of_views.reshape(len(views), len(images), 10).mean(axis=0)
     return mean
 
 
-def predictor(
-    model: keras.Model, batch_size: int = BATCH_SIZE
-) -> Callable[[Iterable[Images]], Iterator[Probabilities]]:
+def predictor(model: keras.Model) -> Callable[[Iterable[Images]], Iterator[Probabilities]]:
     """A function from chunks of images to their probabilities, a batch at a time.
 
     It is traced once and holds one chunk and one batch, however many chunks come. Later changes
@@ -88,7 +85,7 @@ def predictor(
     def predict_chunks(chunks: Iterable[Images]) -> Iterator[Probabilities]:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             for chunk in chunks:
-                batches = (chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size))
+                batches = (chunk[i : i + BATCH_SIZE] for i in range(0, len(chunk), BATCH_SIZE))
                 yield from threads.map(lambda batch: forward(batch).numpy(), batches)
 
     return predict_chunks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,8 @@ def train(
         epoch_started = time.perf_counter()
         number = len(history) + 1
         loss, accuracy = learner.run_epoch(number, images, labels, training_rows, on_batch)
-        chunks = (images[rows] for rows in _pieces(held_out, CHUNK_ROWS))
+        pieces = np.split(held_out, range(CHUNK_ROWS, len(held_out), CHUNK_ROWS))
+        chunks = (images[rows] for rows in pieces)
         scores = evaluate(labels[held_out], np.concatenate(list(predict(chunks))))
         history.append(
             Epoch(
@@ -302,8 +303,3 @@ def _data(tf: Any) -> list[Any]:
     """The signature of images, labels, and a number for each."""
     rows = tf.TensorSpec((None,), tf.uint8), tf.TensorSpec((None,), tf.float32)
     return [tf.TensorSpec((None, 28, 28, 1), tf.uint8), *rows]
-
-
-def _pieces(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """The rows in their order, ``size`` at a time; the last piece may be shorter."""
-    return (rows[start : start + size] for start in range(0, len(rows), size))

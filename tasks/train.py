@@ -89,7 +89,6 @@ class ShownProgress:
         self.epochs = epochs
         self.member = member
         self.logger = get_run_logger()
-        self.artifact: UUID | None = None
         console = log_console()
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -104,7 +103,7 @@ class ShownProgress:
         self.line = self.bar.add_task("", total=None)
 
     def __enter__(self) -> ShownProgress:
-        self.artifact = create_progress_artifact(  # type: ignore[assignment]
+        self.artifact: UUID = create_progress_artifact(  # type: ignore[assignment]
             progress=0.0,
             key=f"training-member-{self.member}",
             description=f"Training of member {self.member}, at most {self.epochs} epochs",
@@ -115,11 +114,7 @@ class ShownProgress:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.bar.stop()
         if error is None:  # perhaps before the last epoch
-            self._show(100)
-
-    def _show(self, percent: float) -> None:
-        if self.artifact:
-            update_progress_artifact(self.artifact, progress=percent)
+            update_progress_artifact(self.artifact, progress=100)
 
     def batch(self, epoch: int, done: int, total: int) -> None:
         """``done`` of the epoch's ``total`` batches are trained on."""
@@ -141,4 +136,4 @@ class ShownProgress:
             epoch.validation_loss,
             epoch.seconds,
         )
-        self._show(100.0 * epoch.epoch / self.epochs)
+        update_progress_artifact(self.artifact, progress=100 * epoch.epoch / self.epochs)

@@ -24,8 +24,9 @@ def model() -> keras.Model:
     return networks.build("reference", seed=0)
 
 
-def test_predicts_what_keras_predicts(model: keras.Model) -> None:
-    probabilities = prediction.predict(model, IMAGES, batch_size=32)
+def test_predicts_what_keras_predicts(model: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "BATCH_SIZE", 32)
+    probabilities = prediction.predict(model, IMAGES)
     assert probabilities.shape == (70, 10)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, model.predict(IMAGES, verbose=0), rtol=1e-5)
@@ -48,7 +49,7 @@ def test_a_stream_is_predicted_as_it_comes(model: keras.Model) -> None:
             taken += 1
             yield IMAGES[start : start + 20]
 
-    stream = prediction.predictor(model, batch_size=32)(chunks())
+    stream = prediction.predictor(model)(chunks())
     first = next(stream)
     assert taken == 1
     np.testing.assert_allclose(
