@@ -268,15 +268,8 @@ def opened(uri: str | None) -> Iterator[Store | None]:
     """Check the store and make it that of this process, and of those that it starts."""
     if uri:
         at(uri).preflight()
-    with used(uri):
-        yield current()
-
-
-@contextmanager
-def used(uri: str | None) -> Iterator[None]:
-    """Make the store, checked before, that of this process, and of those that it starts."""
     with workspace.environment(ENVIRONMENT_VARIABLE, uri):
-        yield
+        yield current()
 
 
 def fetch(path: str, sha256: str, size: int) -> None:

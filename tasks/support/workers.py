@@ -67,7 +67,10 @@ class Place:
         root = self.root if self.shared else workspace.current().root
         token = _own_disk.set(not self.shared)
         try:
-            with workspace.opened(root) as opened, artifact_store.used(self.store):
+            with (
+                workspace.opened(root) as opened,
+                workspace.environment(artifact_store.ENVIRONMENT_VARIABLE, self.store),
+            ):
                 yield
                 if has_own_disk():
                     opened.remove_finished_checkpoints()
