@@ -17,17 +17,18 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="serve.py",
         description="Serve the Digit Recognizer flow until Ctrl-C.",
-        epilog="Every other option is one of the flow's, for its runs: flows/mnist_flow.py --help",
+        epilog="All other options are the flow's, for its runs: see flows/mnist_flow.py --help",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--cron", help='when to run, such as "0 6 * * 1": Mondays at six (default: when asked to)'
+        "--cron",
+        help='schedule, such as "0 6 * * 1": Mondays at six (default: run only on request)',
     )
     parser.add_argument(
         "--timezone",
         type=known_timezone,
         default="UTC",
-        help="of --cron, such as Europe/London (default: UTC)",
+        help="time zone of --cron, such as Europe/London (default: UTC)",
     )
     return parser.parse_known_args(arguments)
 
@@ -54,8 +55,8 @@ def main(arguments: list[str]) -> int:
 
     if not PREFECT_API_URL.value():  # the server that Prefect would start here runs no schedules
         print(
-            "error: there is no Prefect server to serve for. Start one in another terminal: "
-            "`prefect server start`, and say where it is: "
+            "error: there is no Prefect server configured. Start one in another terminal with "
+            "`prefect server start`, and set its address here: "
             "`export PREFECT_API_URL=http://127.0.0.1:4200/api`.",
             file=sys.stderr,
         )

@@ -22,10 +22,17 @@ def main(arguments: list[str]) -> int:
     """Store the secrets, refer the pools to them; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="set_secrets.py",
-        description="Keep credentials on the Prefect server, for the runs of work pools.",
+        description="Store credentials on the Prefect server, for the runs of work pools.",
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="such as KAGGLE_API_TOKEN")
-    parser.add_argument("--pool", nargs="+", required=True, help="work pools whose runs get them")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="such as KAGGLE_API_TOKEN; its value is that environment variable's, or asked for",
+    )
+    parser.add_argument(
+        "--pool", nargs="+", required=True, help="work pools whose runs get the credentials"
+    )
     options = parser.parse_args(arguments)
     with get_client(sync_client=True) as client:
         try:
@@ -40,7 +47,7 @@ def main(arguments: list[str]) -> int:
         for name in options.names:
             value = os.environ.get(name) or getpass(f"{name}: ")
             if not value:
-                print(f"error: {name} has no value: nothing is saved for it", file=sys.stderr)
+                print(f"error: {name} has no value: nothing was saved for it", file=sys.stderr)
                 return 1
             Secret(value=value).save(block_name(name), overwrite=True)
         for pool in options.pool:

@@ -184,15 +184,15 @@ def _server_lost(error: BaseException, server: TemporaryServer | None) -> Transi
     if isinstance(bottom, httpx.HTTPStatusError):
         return TransientError(
             f"Prefect's server at {place} answered {bottom.response.status_code}.",
-            "See that PREFECT_API_URL and PREFECT_API_AUTH_STRING are right, and that it is of the "
-            "version of Prefect here; the same command goes on from here.",
+            "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server has the same "
+            "version of Prefect as the run; the same command then resumes from here.",
         )
     return TransientError(
         f"Prefect's server at {place} does not answer ({type(bottom).__name__}).",
-        "Run the same command again: it goes on from here."
+        "Run the same command again: it resumes from here."
         if server
-        else "See that it runs and that PREFECT_API_URL is right, or unset that for a server of "
-        "the run's own; the same command goes on from here.",
+        else "Check that it is running and that PREFECT_API_URL is right, or unset that to give "
+        "the run a server of its own; the same command then resumes from here.",
     )
 
 

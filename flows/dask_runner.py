@@ -24,7 +24,7 @@ from tasks.support import workers
 from tasks.support.workers import Place
 
 JOIN_SECONDS = 60  # that the first worker has
-MEND = "Mend or stop that worker; docs/scaling.md says what workers need."
+MEND = "Fix or stop that worker; docs/scaling.md says what workers need."
 
 
 class Runner(DaskTaskRunner):
@@ -72,7 +72,7 @@ class Future(PrefectDaskFuture[Any]):
         except distributed.KilledWorker as error:
             raise TransientError(
                 f"Its workers died, {error.allowed_failures + 1} in all.",
-                "See their logs, and whether they have enough memory; then run it again.",
+                "Check their logs, and whether they have enough memory; then run it again.",
             ) from error
 
 
@@ -112,7 +112,7 @@ def opened(address: str | None, count: int) -> Iterator[Runner]:
         if address:
             look_over(runner)
         else:
-            get_run_logger().info("Members are trained by %d Dask workers of this machine", count)
+            get_run_logger().info("Members are trained by %d Dask workers on this machine", count)
         yield runner
 
 

@@ -24,7 +24,7 @@ from tasks.support import tensorflow_import, workspace
 R = TypeVar("R")
 Runner = TaskRunner[Any]
 
-PROCESS_KILLED = "A worker process was killed, perhaps for want of memory."
+PROCESS_KILLED = "A worker process was killed, perhaps for lack of memory."
 
 
 class EachMember:
@@ -52,14 +52,14 @@ class EachMember:
         try:
             return self._call(task, inputs, began)
         except BrokenProcessPool:
-            get_run_logger().warning("%s The members go on in new processes.", PROCESS_KILLED)
+            get_run_logger().warning("%s The members resume in new processes.", PROCESS_KILLED)
         try:
             return self._call(task, inputs, began)
         except BrokenProcessPool as error:
             raise TransientError(
-                f"{PROCESS_KILLED} It is the second.",
-                "Run it again: finished members are kept, the others go on after their last "
-                "epoch. With fewer --workers less memory is needed.",
+                f"{PROCESS_KILLED} This happened twice.",
+                "Run it again: finished members are kept, the others resume after their last "
+                "epoch. Fewer --workers need less memory.",
             ) from error
 
     def _call(

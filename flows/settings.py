@@ -32,7 +32,7 @@ def expandable(path: Path) -> Path:
 
 
 class Settings(BaseSettings):
-    """Digit Recognizer: from raw digits to a validated, and when asked submitted, Kaggle entry."""
+    """Digit Recognizer: from raw digits to a validated and, on request, submitted Kaggle entry."""
 
     model_config = SettingsConfigDict(
         env_prefix="DIGIT_RECOGNIZER_",
@@ -49,7 +49,7 @@ class Settings(BaseSettings):
 
     source: Literal["auto", Source] = Field(
         default="auto",
-        description="Where the digits come from. auto: kaggle where credentials are found, "
+        description="Where the digits come from. auto: kaggle if credentials are found, "
         "else the embedded sample.",
     )
     data_dir: Annotated[Path, AfterValidator(expanded)] | None = Field(
@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         description="For --source directory: a folder with the competition's zip or CSV files.",
     )
     competition: str = Field(
-        default="digit-recognizer", pattern=r"^[a-z0-9-]+$", description="Kaggle's competition."
+        default="digit-recognizer",
+        pattern=r"^[a-z0-9-]+$",
+        description="Kaggle's competition: the last part of its address.",
     )
     recipe: Literal["classic", "fast", "best"] = Field(
         default="classic",
@@ -68,43 +70,45 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=1000,
-        description="Most epochs to train, 1 to 1000 (default: the recipe's).",
+        description="Maximum number of epochs, 1 to 1000; if not given, the recipe's.",
     )
     batch_size: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="Images an update, 1 to 10000 (default: the recipe's).",
+        description="Images per weight update, 1 to 10000; if not given, the recipe's.",
     )
     target_accuracy: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="Stop at the first epoch that reaches it on the validation rows, "
-        "above 0; 1: do not stop (default: the recipe's).",
+        description="Stop training at the first epoch that reaches this validation accuracy, "
+        "above 0; 1: never stop early; if not given, the recipe's.",
     )
     members: int | None = Field(
         default=None,
         ge=1,
         le=1000,
-        description="Networks in the ensemble, 1 to 1000 (default: the recipe's).",
+        description="Networks in the ensemble, 1 to 1000; if not given, the recipe's.",
     )
     validation_fraction: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="Share of the training rows held out, between 0 and 1 (default: the recipe's).",
+        description="Fraction of the training rows held out for validation, between 0 and 1; "
+        "if not given, the recipe's.",
     )
     seed: int = Field(
         default=0,
         ge=0,
         le=2**32 - 1,
-        description="Same seed, data and machine: the same submission. 0 to 4294967295.",
+        description="The same seed, data and machine give the same submission. 0 to 4294967295.",
     )
     submit: Literal["never", "if-better", "always"] = Field(
         default="never",
         description="Whether to send the submission. never: check everything, send nothing; "
-        "if-better: send it if it beats the best that was sent from this workspace.",
+        "if-better: send it if it is better than the best one sent from this workspace; "
+        "always: send it.",
     )
     minimum_accuracy: float = Field(
         default=0.983,
@@ -116,7 +120,7 @@ class Settings(BaseSettings):
         default="",
         max_length=300,
         pattern=r"^[^\r\n]*$",
-        description="Description of the submission on Kaggle: one line of 300 characters at most.",
+        description="Description of the submission on Kaggle: one line of at most 300 characters.",
     )
     kaggle_secret_block: str | None = Field(
         default=None,
@@ -124,38 +128,40 @@ class Settings(BaseSettings):
     )
     workspace: Annotated[Path, AfterValidator(expandable)] = Field(
         default=Path("workspace"),
-        description="Folder of data, cache, runs and the record of submissions.",
+        description="Folder for data, cache, runs and the record of submissions.",
     )
     artifact_store: str | None = Field(
         default=None,
         pattern=r"^(s3://|artifact-store/).",
-        description="Keep files, results and runs in s3://bucket/prefix too, or in that of the "
-        "Prefect block artifact-store/NAME.",
+        description="Also keep files, results and runs in S3: s3://bucket/prefix, or "
+        "artifact-store/NAME for a Prefect block with that address.",
     )
     runner: Literal["auto", "local", "processes", "dask"] = Field(
         default="auto",
-        description="Where the members of an ensemble are trained. auto: in one process a core "
-        "where there are several of both, else in this one.",
+        description="Where the members of an ensemble are trained. local: in this process; "
+        "processes: in several; dask: on Dask workers; auto: in one process per core if there "
+        "are several members and cores, else in this one.",
     )
     workers: int | None = Field(
         default=None,
         ge=1,
         le=1000,
-        description="Processes, or Dask workers of this machine, 1 to 1000 (default: one a core).",
+        description="Number of processes, or of Dask workers on this machine, 1 to 1000; "
+        "if not given, one per core.",
     )
     dask_address: str | None = Field(
         default=None,
         pattern=r"^(tcp|tls)://\S+:\d+$",
-        description="For --runner dask: the scheduler, tcp://host:port (default: Dask is started "
-        "on this machine).",
+        description="For --runner dask: the scheduler, tcp://host:port; if not given, Dask is "
+        "started on this machine.",
     )
     allow_missing_members: int = Field(
         default=0,
         ge=0,
         le=999,
-        description="Go on without up to so many members that fail, 0 to 999.",
+        description="Go on even if up to this many members fail, 0 to 999.",
     )
-    refresh: bool = Field(default=False, description="Make every stage's result again.")
+    refresh: bool = Field(default=False, description="Recompute every stage's result.")
     debug: bool = Field(default=False, description="Log at DEBUG level; show tracebacks.")
 
     def recipe_overrides(self) -> dict[str, Any]:
@@ -183,15 +189,15 @@ class Settings(BaseSettings):
             )
         if self.source != "directory" and self.data_dir is not None:
             raise PermanentError(
-                f"--data-dir is read with --source directory, not {self.source}.", LEAVE_OUT
+                f"--data-dir is only for --source directory, not {self.source}.", LEAVE_OUT
             )
         if self.dask_address and self.runner != "dask":
             raise PermanentError(
-                f"--dask-address is read with --runner dask, not {self.runner}.", LEAVE_OUT
+                f"--dask-address is only for --runner dask, not {self.runner}.", LEAVE_OUT
             )
         if self.workers and (self.dask_address or self.runner == "local"):
             other = "--dask-address" if self.dask_address else "--runner local"
-            raise PermanentError(f"With {other} the run starts no --workers.", LEAVE_OUT)
+            raise PermanentError(f"--workers has no effect with {other}.", LEAVE_OUT)
         if self.submit != "never" and self.source in UNSUBMITTABLE:
             raise PermanentError(
                 UNSUBMITTABLE[self.source], "Use --source kaggle or directory, or --submit never."

@@ -27,7 +27,7 @@ class Stopped(SystemExit):
 
     def __str__(self) -> str:
         name = "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
-        return f"stopped by {name}; the same command goes on from here"
+        return f"stopped by {name}; the same command resumes from here"
 
 
 def raise_stopped() -> None:

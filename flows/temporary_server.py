@@ -72,7 +72,7 @@ def check_home() -> None:
     except OSError as error:
         raise PermanentError(
             f"Prefect's folder {home} cannot be written: {error.strerror}.",
-            "Mend its permissions, or set PREFECT_HOME to another one.",
+            "Fix its permissions, or set PREFECT_HOME to another folder.",
         ) from error
 
 
@@ -81,7 +81,7 @@ def start_unless_configured() -> TemporaryServer | None:
     if os.environ.get("PREFECT_API_URL"):
         return None
     if sys.stderr and sys.stderr.isatty():
-        print("Starting Prefect and what the run imports ...", file=sys.stderr)
+        print("Starting Prefect and importing libraries ...", file=sys.stderr)
     server = TemporaryServer()  # at once: to look into the profile takes a second of imports
     from prefect.settings import Settings
 

@@ -70,6 +70,6 @@ def check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
 def refused(archive: Path, what: str) -> PermanentError:
     """The error for a zip that is not the competition's."""
     return PermanentError(
-        f"{archive.name} holds {what}; nothing was taken from it.",
+        f"{archive.name} holds {what}; nothing was extracted from it.",
         f"Use the competition's own zip: it holds exactly {', '.join(MEMBERS)}.",
     )

@@ -83,7 +83,7 @@ class Store:
                 client = boto3.session.Session().client("s3", config=config)
             except ValueError:  # whose text has the endpoint, maybe with a password
                 raise PermanentError(
-                    f"{self.uri}: the endpoint is no URL, or the region no name.",
+                    f"{self.uri}: the endpoint is not a URL, or the region not a valid name.",
                     "Correct AWS_ENDPOINT_URL or AWS_DEFAULT_REGION.",
                 ) from None
         for operation in ("PutObject", "CompleteMultipartUpload"):
@@ -208,8 +208,8 @@ class Store:
     def _wrong(self, items: Sequence[Item]) -> PermanentError:
         return PermanentError(
             f"{self.uri}: missing or altered: {', '.join(item.name for item in items)}.",
-            "Nothing was overwritten. Remove what is there of these objects; then run it again "
-            "where the originals are.",
+            "Nothing was overwritten. Delete those of these objects that exist; then run it again "
+            "where the original files are.",
         )
 
     @property
@@ -250,7 +250,7 @@ def checksum_of(item: Item) -> str:
 def inside(folder: Path, path: str) -> Path:
     """``folder / path``; PermanentError where a path from a store would leave the folder."""
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise PermanentError(f"{path!r} leaves its folder.", "Do not trust where it is from.")
+        raise PermanentError(f"{path!r} leaves its folder.", "Do not trust where it comes from.")
     return folder / path
 
 

@@ -123,7 +123,7 @@ def disk_fault(error: OSError) -> PermanentError:
     place = error.filename2 or error.filename or workspace.current().root
     return PermanentError(
         f"{place}: {error.strerror}.",
-        "Free or mend the disk, or choose another --workspace; the same command then goes on.",
+        "Free up or repair the disk, or choose another --workspace; the same command then resumes.",
     )
 
 

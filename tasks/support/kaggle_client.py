@@ -288,8 +288,8 @@ def _kaggle_api() -> Any:
         from kaggle.api.kaggle_api_extended import KaggleApi
     except OSError as error:  # it makes its folder when it is imported
         raise PermanentError(
-            f"The Kaggle client cannot make its folder ({error}).",
-            "Set KAGGLE_CONFIG_DIR to a folder that can be written.",
+            f"The Kaggle client cannot create its folder ({error}).",
+            "Set KAGGLE_CONFIG_DIR to a writable folder.",
         ) from error
     finally:
         if hollow:

@@ -29,10 +29,10 @@ def none_found() -> str:
     key = os.environ.get("KAGGLE_KEY", content.get("key"))
     part = ""
     if path.exists() and not content:
-        part = f": {path} is no JSON object"
+        part = f": {path} is not a JSON object"
     elif user or key:
         there, missing = ("user name", "key") if user else ("key", "user name")
-        part = f": a {there} is there (KAGGLE_USERNAME, KAGGLE_KEY or {path}), and no {missing}"
+        part = f": there is a {there} (KAGGLE_USERNAME, KAGGLE_KEY or {path}) but no {missing}"
     return f"No Kaggle credentials were found{part}."
 
 

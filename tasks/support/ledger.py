@@ -129,6 +129,6 @@ class Ledger:
     def _unwritable(self, error: OSError) -> PermanentError:
         return PermanentError(
             f"{self.path} cannot be written ({error.strerror or error}).",
-            "Make room on the disk, or mend the file's permissions, and run it again: what Kaggle "
-            "has already is found, and nothing is sent twice.",
+            "Free up disk space or fix the file's permissions, and run it again: what Kaggle "
+            "already has is found, and nothing is sent twice.",
         )

@@ -39,7 +39,7 @@ class FileLocks:
                     file.close()
                     return False
                 if time.monotonic() > told_at:
-                    log().info("Another run is making this result; waiting for it.")
+                    log().info("Another run is computing this result; waiting for it.")
                     told_at = math.inf
                 time.sleep(0.1)
             else:

@@ -18,12 +18,12 @@ EXPLANATIONS: dict[tuple[str, ...], tuple[type[PipelineError], str, str]] = {
     ("NoSuchKey", "404"): (
         MissingError,
         "the object is not there",
-        "Check the address; an upload that did not end is repeated with --upload-pending.",
+        "Check the address; an unfinished upload is completed with --upload-pending.",
     ),
     ("NoSuchBucket",): (
         PermanentError,
         "there is no such bucket",
-        "Create it, or correct the address; AWS_ENDPOINT_URL says on which server, else on AWS.",
+        "Create it, or correct the address; the server is that of AWS_ENDPOINT_URL, else AWS.",
     ),
     ("AccessDenied", "AllAccessDisabled", "403"): (
         PermanentError,
@@ -44,13 +44,13 @@ EXPLANATIONS: dict[tuple[str, ...], tuple[type[PipelineError], str, str]] = {
     ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError",
      "TokenRetrievalError", "SSOError", "ProfileNotFound"): (
         PermanentError,
-        "no credentials can be had",
+        "no credentials could be obtained",
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws configure`.",
     ),
     ("RequestTimeTooSkewed", "RequestInTheFuture"): (
         PermanentError,
         "this machine's clock is too far from the server's",
-        "Set the clock, best by NTP.",
+        "Set the clock, preferably by NTP.",
     ),
     ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException",
      "301"): (

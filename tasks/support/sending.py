@@ -69,7 +69,7 @@ class Sender:
             try:
                 found = self._look_for(entry, seconds)
             except PipelineError as error:
-                log().warning("They cannot be listed: %s", error.cause)
+                log().warning("The submissions cannot be listed: %s", error.cause)
                 return unknown
             if found:
                 return found

@@ -41,7 +41,7 @@ class ThisDisk(WritableFileSystem):
         try:
             workspace.write_text(self._resolve_path(path), sealed(content.decode()))
         except OSError as error:  # of which Prefect says no word that a terminal shows
-            log().warning("A result is not kept (%s): a later run makes it again.", error)
+            log().warning("A result was not saved (%s): a later run computes it again.", error)
             raise
 
     def _resolve_path(self, path: str) -> Path:
@@ -160,6 +160,6 @@ def address(store: str | None) -> str | None:
         block: Any = ArtifactStore.load(store.removeprefix("artifact-store/"))
     except ValueError as error:
         raise PermanentError(
-            f"Prefect has no block {store}.", "Make it (docs/artifact-store.md), or give s3://..."
+            f"Prefect has no block {store}.", "Create it (docs/artifact-store.md), or give s3://..."
         ) from error
     return str(block.uri)

@@ -76,7 +76,7 @@ def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
         except OSError as error:
             if mark.exists():  # else another run has uploaded it meanwhile
                 outcomes[run.name] = PermanentError(
-                    f"{error.filename}: {error.strerror}.", f"Mend it, or remove {run}."
+                    f"{error.filename}: {error.strerror}.", f"Fix that, or remove {run}."
                 )
         except TransientError as error:
             outcomes[run.name] = down[store] = error
@@ -135,7 +135,7 @@ def fetch(uri: str, folder: Path) -> str:
             f"{uri} holds no complete run.", "Correct the address, or upload the run again."
         )
     if folder.exists():
-        raise PermanentError(f"{folder} is there already.", "Name a new folder.")
+        raise PermanentError(f"{folder} already exists.", "Name a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with workspace.making_folder(folder.parent) as making:
         items = items_of(manifest, name, making)
@@ -179,10 +179,12 @@ def main() -> int:
         "or the store's, s3://bucket/prefix, for its newest run.",
     )
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--verify", metavar="URI", help="read a run through and check it")
-    action.add_argument("--fetch", nargs=2, metavar=("URI", "DIR"), help="bring a run into DIR")
+    action.add_argument("--verify", metavar="URI", help="read a whole run and check it")
     action.add_argument(
-        "--upload-pending", action="store_true", help="upload what could not be uploaded"
+        "--fetch", nargs=2, metavar=("URI", "DIR"), help="copy a run into the new folder DIR"
+    )
+    action.add_argument(
+        "--upload-pending", action="store_true", help="upload the runs that could not be uploaded"
     )
     parser.add_argument(
         "--workspace",
@@ -201,7 +203,7 @@ def main() -> int:
             runs = workspace.Workspace(arguments.workspace).runs
             if not runs.is_dir():
                 raise PermanentError(
-                    f"{runs} is no folder.", "Give --workspace the folder above it."
+                    f"{runs} is not a folder.", "Give --workspace the folder above it."
                 )
             outcomes = upload_pending(runs)
             if not outcomes:

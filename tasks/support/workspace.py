@@ -64,7 +64,7 @@ class Workspace:
             raise PermanentError(
                 f"The workspace {self.root} cannot be written: {error.strerror or error}"
                 f" ({error.filename}).",
-                "Choose another folder with --workspace, or mend its permissions.",
+                "Choose another folder with --workspace, or fix its permissions.",
             ) from error
 
     def temporary_folder(self) -> AbstractContextManager[Path]:

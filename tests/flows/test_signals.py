@@ -54,7 +54,7 @@ def test_a_dropped_stop_is_sent_again(number: signal.Signals) -> None:
     before = f"signal.signal(signal.{number.name}, signal.SIG_DFL)"
     assert ended(f"signal.raise_signal(signal.{number.name})", seconds=60, before=before) == (
         128 + number,
-        f"stopped by {name}; the same command goes on from here\n",
+        f"stopped by {name}; the same command resumes from here\n",
     )
 
 

@@ -780,7 +780,7 @@ def test_a_stored_run_comes_back_whole(finished: Callable[[str], Path], tmp_path
         for path in ("submission.csv", "figures/one.png", "model.keras", "manifest.json"):
             fetched = tmp_path / "new" / name / path
             assert fetched.read_bytes() == (tmp_path / "original" / path).read_bytes()
-    with pytest.raises(PermanentError, match="there already"):
+    with pytest.raises(PermanentError, match="already exists"):
         stored_runs.fetch(URI, tmp_path / "original")
 
 

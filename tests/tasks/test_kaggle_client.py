@@ -147,10 +147,10 @@ def test_no_credentials(
     ("arrangement", "part"),
     [
         (environment(), "found."),
-        (environment(KAGGLE_USERNAME=USER), "a user name is there .* and no key."),
-        (environment(KAGGLE_KEY=KEY), "a key is there .* and no user name."),
-        (write("kaggle.json", {"username": USER}), "a user name is there .* and no key."),
-        (write("kaggle.json", "no JSON"), r"kaggle\.json is no JSON object."),
+        (environment(KAGGLE_USERNAME=USER), "there is a user name .* but no key."),
+        (environment(KAGGLE_KEY=KEY), "there is a key .* but no user name."),
+        (write("kaggle.json", {"username": USER}), "there is a user name .* but no key."),
+        (write("kaggle.json", "no JSON"), r"kaggle\.json is not a JSON object."),
     ],
 )
 def test_credentials_that_are_there_in_part_are_told(

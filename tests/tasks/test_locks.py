@@ -67,7 +67,7 @@ def test_who_waits_for_another_run_is_told_once(
     assert says(hold()) == "True"
     with caplog.at_level(logging.INFO):
         assert not FileLocks().acquire_lock("key", "ours", acquire_timeout=0.5)
-    assert caplog.text.count("Another run is making this result") == 1
+    assert caplog.text.count("Another run is computing this result") == 1
 
 
 def test_a_dead_holders_lock_is_free(hold: Callable[[], subprocess.Popen[str]]) -> None:
