@@ -1,21 +1,21 @@
-"""The flow and its parameters; what Prefect must find in the environment before it is imported."""
+"""The flow and its parameters; sets what Prefect must find in the environment when imported."""
 
 import os
 import time
 
-STARTED = time.monotonic()  # the first line of ours that a process runs
+STARTED = time.monotonic()  # the first line of our code that a process runs
 
-# Set by the program so that nobody has to; what the user has set stays.
+# Set here so that nobody has to; what the user has set is kept.
 for name, value in {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a fresh database
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # the temporary server would call home
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # else the temporary server phones home
     "DO_NOT_TRACK": "1",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; deployments/automations.yaml counts on it
-    # What a training says of its saved states belongs to the log of its run, where there is one.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; deployments/automations.yaml relies on it
+    # What a training logs about its checkpoints belongs in the log of its run, if there is one.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "model",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "DASK_LOGGING__DISTRIBUTED": "warning",  # else a dozen lines a worker for start and end
-    "TF_ENABLE_ONEDNN_OPTS": "1",  # TensorFlow has it off without AVX-512, where it is faster too
-    "TF_CPP_MIN_LOG_LEVEL": "3",  # that there is no GPU is no error
+    "DASK_LOGGING__DISTRIBUTED": "warning",  # else each worker logs a dozen lines at start and end
+    "TF_ENABLE_ONEDNN_OPTS": "1",  # off by default without AVX-512, but faster there too
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # else a missing GPU is reported as an error
 }.items():
     os.environ.setdefault(name, value)

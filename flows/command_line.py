@@ -28,7 +28,7 @@ FAILED, WRONG_USAGE = 1, 2
 
 
 def parse(arguments: list[str]) -> Settings:
-    """Settings from the arguments and the environment; wrong usage ends the program with 2."""
+    """Settings from the arguments and the environment; exits with code 2 on wrong usage."""
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
         settings.check()
@@ -39,7 +39,7 @@ def parse(arguments: list[str]) -> Settings:
     except PermanentError as error:
         _wrong_usage(f"{error.cause} {error.remedy}")
     try:
-        Settings()  # the flow's defaults: also what an option overrides here has to be right
+        Settings()  # the flow's defaults: a variable must be valid even if an option overrides it
     except ValidationError as error:
         _wrong_usage(_problems(error, lambda name: f"DIGIT_RECOGNIZER_{name.upper()}"))
     if settings.debug:
@@ -66,7 +66,7 @@ def run(
 ) -> int:
     """Run the flow; print its summary, or one ``error:`` line; return the exit code."""
     if not settings.debug:
-        for handler in logging.getLogger().handlers:  # the console's; the server gets all
+        for handler in logging.getLogger().handlers:  # only the console's; the server gets all
             handler.addFilter(_has_no_traceback)
         logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # it warns of work left at exit
     try:
@@ -74,7 +74,7 @@ def run(
         from tasks.download import files_in
 
         if settings.source == "directory":
-            files_in(settings.data_dir)  # told now where they are missing, not after what is slow
+            files_in(settings.data_dir)  # if they are missing, fail now, before the slow part
         with served(server, settings):
             outcome = flow(settings)
     except signals.Stopped as stopped:
@@ -84,7 +84,7 @@ def run(
             traceback.print_exc()
         if lost := _server_lost(error, server):
             _say(f"error: {lost}", FAILED)
-            os._exit(FAILED)  # Prefect would try for a minute more to deliver its logs
+            os._exit(FAILED)  # Prefect would try for another minute to deliver its logs
         if isinstance(error, PipelineError):
             return _say(f"error: {error}", FAILED)
         hint = "" if settings.debug else " Run it again with --debug for the traceback."
@@ -95,7 +95,7 @@ def run(
 
 @contextmanager
 def served(server: TemporaryServer | None, settings: Settings) -> Iterator[None]:
-    """Enter once the server answers; what the run will import is imported while it starts."""
+    """Enter once the server answers; while it starts, import what the run will need."""
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -105,22 +105,22 @@ def served(server: TemporaryServer | None, settings: Settings) -> Iterator[None]
     if server is None:
         yield
         return
-    if not any(Workspace(settings.workspace).results.glob("*")):  # a first run
+    if not any(Workspace(settings.workspace).results.glob("*")):  # a first run: it will train
         tensorflow_import.load()
-    import fastapi.encoders  # noqa: F401  # by Prefect, as soon as the flow starts
+    import fastapi.encoders  # noqa: F401  # Prefect imports it when the flow starts
 
     # The link that Prefect logs leads nowhere: this server has no UI, and ends with the run.
     logging.getLogger("prefect.flow_runs").addFilter(lambda r: "View at" not in r.getMessage())
     server.wait()
     os.environ["PREFECT_API_URL"] = server.api_url  # for every thread and process of the run
     refresh_global_settings_context()
-    # Nobody watches this server for runs that died; and to end them takes up to a second.
+    # No heartbeats: nobody watches this server for dead runs, and stopping them takes up to 1 s.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 
 def summary(run: Run, settings: Settings) -> str:
-    """What a finished run says on the terminal: how good, where, how long."""
+    """A finished run's lines on the terminal: accuracy, files, what was submitted, times."""
     folder = settings.workspace / run.folder
     lines = [
         ("", run.notice),
@@ -165,30 +165,30 @@ def _say(line: str, exit_code: int) -> int:
 def _print(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
-    except OSError:  # the terminal is gone: this and all that is still to come goes nowhere
+    except OSError:  # the terminal is gone: discard this and all further output
         signals.into_nowhere(stream)
 
 
 def _server_lost(error: BaseException, server: TemporaryServer | None) -> TransientError | None:
-    """What to say where Prefect's client, which alone uses httpx, is at the bottom of an error."""
+    """The error to show if Prefect's client, the only user of httpx, caused this one; else None."""
     import httpx
     from prefect.settings import PREFECT_API_URL
 
-    bottom: BaseException | None = error
-    while bottom and not isinstance(bottom, httpx.TransportError | httpx.HTTPStatusError):
-        bottom = bottom.__cause__ or bottom.__context__
-    if bottom is None or isinstance(error, PipelineError):
+    root: BaseException | None = error
+    while root and not isinstance(root, httpx.TransportError | httpx.HTTPStatusError):
+        root = root.__cause__ or root.__context__
+    if root is None or isinstance(error, PipelineError):
         return None
     url = server.api_url if server else PREFECT_API_URL.value() or ""
     place = httpx.URL(url).netloc.decode()  # without a password
-    if isinstance(bottom, httpx.HTTPStatusError):
+    if isinstance(root, httpx.HTTPStatusError):
         return TransientError(
-            f"Prefect's server at {place} answered {bottom.response.status_code}.",
+            f"Prefect's server at {place} answered {root.response.status_code}.",
             "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server has the same "
             "version of Prefect as the run; the same command then resumes from here.",
         )
     return TransientError(
-        f"Prefect's server at {place} does not answer ({type(bottom).__name__}).",
+        f"Prefect's server at {place} does not answer ({type(root).__name__}).",
         "Run the same command again: it resumes from here."
         if server
         else "Check that it is running and that PREFECT_API_URL is right, or unset that to give "

@@ -23,20 +23,20 @@ from model.errors import PermanentError, TransientError
 from tasks.support import workers
 from tasks.support.workers import Place
 
-JOIN_SECONDS = 60  # that the first worker has
-MEND = "Fix or stop that worker; docs/scaling.md says what workers need."
+JOIN_SECONDS = 60  # for the first worker
+REMEDY = "Fix or stop that worker; docs/scaling.md says what workers need."
 
 
 class Runner(DaskTaskRunner):
-    """Prefect's, but for what each task carries along: the place of the run.
+    """DaskTaskRunner whose tasks also carry the place of the run.
 
-    The keys of a run's tasks make one group, most of which Dask then keeps back until a worker is
-    free: else it would hand out all at once, and a worker's death would count against them all.
+    The keys of a run's tasks form one group, so that Dask holds most of them back until a worker is
+    free. Else it would assign all at once, and a worker's death would count against them all.
     """
 
     place: Place
 
-    def submit(  # type: ignore[override]  # as prefect-dask's own
+    def submit(  # type: ignore[override]  # as in prefect-dask
         self,
         task: Task[..., Any],
         parameters: dict[str, Any],
@@ -61,10 +61,10 @@ class Runner(DaskTaskRunner):
 
 
 class Future(PrefectDaskFuture[Any]):
-    """Prefect's, with an error that says what a member's dead workers mean."""
+    """PrefectDaskFuture with clear errors for dead workers and a lost scheduler."""
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
-        """The result; raises the member's error, and CancelledError where the scheduler is gone."""
+        """The result; raises the member's error, or CancelledError if the scheduler is gone."""
         try:
             return super().result(timeout, raise_on_failure)
         except CommClosedError as error:  # gone while the result was on its way
@@ -77,17 +77,17 @@ class Future(PrefectDaskFuture[Any]):
 
 
 def in_worker(place: Place, **run: Any) -> State[Any]:
-    """In a worker: run the task as Prefect would, with the results where the run keeps them."""
+    """In a worker: run the task as Prefect would, keeping its results where the run does."""
     worker = distributed.get_worker()
-    if problem := unfit(place, worker):  # it may have joined after the others were looked over
-        raise PermanentError(f"The Dask worker {worker.address} {problem}.", MEND)
+    if problem := unfit(place, worker):  # it may have joined after the check
+        raise PermanentError(f"The Dask worker {worker.address} {problem}.", REMEDY)
     with place.entered():
         state: State[Any] = run_task_sync(**run, return_type="state")  # type: ignore[assignment]
         return state
 
 
 def unfit(place: Place, worker: distributed.Worker) -> str | None:
-    """In a worker: why it cannot work for the run; None where it can."""
+    """In a worker: why it cannot work for the run; None if it can."""
     if worker.state.nthreads != 1:
         return f"has {worker.state.nthreads} threads; start it with --nthreads 1"
     return place.unfit()
@@ -95,14 +95,14 @@ def unfit(place: Place, worker: distributed.Worker) -> str | None:
 
 @contextmanager
 def opened(address: str | None, count: int) -> Iterator[Runner]:
-    """Workers at the address, looked over, else ``count`` of this machine, once they are needed.
+    """A runner on the workers at ``address``, else on ``count`` local ones, started when needed.
 
-    Raises PermanentError or TransientError where the workers cannot do the work.
+    Raises PermanentError or TransientError if those at ``address`` are missing or unfit.
     """
     local = {
         "n_workers": count,
         "threads_per_worker": 1,  # TensorFlow has its own
-        "memory_limit": 0,  # Dask would kill a worker that has more than its share
+        "memory_limit": 0,  # unlimited: Dask would kill a worker that uses more than its share
         "dashboard_address": None,
     }
     runner = Runner(address=address) if address else Runner(cluster_kwargs=local)
@@ -110,14 +110,14 @@ def opened(address: str | None, count: int) -> Iterator[Runner]:
     unprofiled = dask.config.set({"distributed.worker.profile.enabled": False})
     with unprofiled, workers.place() as runner.place, runner:
         if address:
-            look_over(runner)
+            check_workers(runner)
         else:
             get_run_logger().info("Members are trained by %d Dask workers on this machine", count)
         yield runner
 
 
-def look_over(runner: Runner) -> None:
-    """Before there is work: see that the scheduler and its workers are there and fit."""
+def check_workers(runner: Runner) -> None:
+    """Check, before any work, that the scheduler and its workers are there and fit."""
     try:
         client = runner.client
     except OSError as error:
@@ -132,19 +132,19 @@ def look_over(runner: Runner) -> None:
             f"The Dask scheduler at {runner.address} has no workers.",
             f"Start some: dask worker {runner.address} --nthreads 1",
         ) from error
-    found = client.run(look_at_itself, runner.place, serialize_context(), on_error="return")
+    found = client.run(check_itself, runner.place, serialize_context(), on_error="return")
     for worker, problem in found.items():
         if isinstance(problem, Exception):
             problem = f"cannot run the pipeline: {type(problem).__name__}: {problem}"
         if problem:
-            raise PermanentError(f"The Dask worker {worker} {problem}.", MEND)
+            raise PermanentError(f"The Dask worker {worker} {problem}.", REMEDY)
     get_run_logger().info("Members are trained by %d Dask workers so far", len(found))
 
 
-def look_at_itself(
+def check_itself(
     place: Place, context: dict[str, Any], dask_worker: distributed.Worker
 ) -> str | None:
-    """In a worker, which Dask passes on: as ``unfit``, and whether it reaches Prefect's API."""
+    """In a worker (Dask passes it in): as ``unfit``, also if it cannot reach Prefect's API."""
     with hydrated_context(context), get_client(sync_client=True) as client:
         if error := client.api_healthcheck():
             return f"does not reach Prefect's API at {client.api_url}: {error}"

@@ -1,4 +1,4 @@
-"""The pipeline: from raw digits to a validated, and when asked submitted, Kaggle entry."""
+"""The pipeline: from raw digits to a validated and, on request, submitted Kaggle entry."""
 
 import sys
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from flows.settings import Settings
 
 if __name__ == "__main__":
     settings = command_line.parse(sys.argv[1:])  # answers --help before the slow imports below
-    server = temporary_server.start_unless_configured()  # beside them
+    server = temporary_server.start_unless_configured()  # starts while they are imported
 
 from prefect import flow
 from prefect.runtime import flow_run

@@ -1,4 +1,4 @@
-"""Where the members of an ensemble are trained: in this process, in a pool of them, or on Dask."""
+"""Where an ensemble's members are trained: in this process, in a pool of processes, or on Dask."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class EachMember:
     ) -> None:
         self.opened = opened
         self.members = members
-        self.allow_missing = min(allow_missing, members - 1)  # one at least must be there
+        self.allow_missing = min(allow_missing, members - 1)  # at least one must be there
 
     def __call__(self, task: Task[..., R], **inputs: Any) -> tuple[list[R], dict[int, str]]:
-        """What the task returned, in the order of members, and why the others are missing.
+        """The task's results, in the order of members, and why the other members are missing.
 
         Raises:
-            PipelineError: more members than may be missing failed, each after its retries: of the
-                family of the last one's error.
+            PipelineError: more members than may be missing failed, each after its retries; it is
+                of the same family as the last one's error.
             TransientError: the workers are gone.
         """
         began = time.monotonic()
@@ -65,14 +65,14 @@ class EachMember:
     def _call(
         self, task: Task[..., R], inputs: dict[str, Any], began: float
     ) -> tuple[list[R], dict[int, str]]:
-        """As above, but for BrokenProcessPool: a process of a pool was killed."""
+        """As ``__call__``, but raises BrokenProcessPool if a process of the pool was killed."""
         results: dict[int, R] = {}
         missing: dict[int, str] = {}
         with self.opened() as runner:
             for member, result in self._outcomes(runner, task, inputs, began):
                 try:
                     results[member] = result()
-                    if runner:  # whose workers may log elsewhere
+                    if runner:  # its workers may log elsewhere
                         get_run_logger().info(
                             "%d of %d members are trained", len(results), self.members
                         )
@@ -95,7 +95,7 @@ class EachMember:
     def _outcomes(
         self, runner: Runner | None, task: Task[..., R], inputs: dict[str, Any], began: float
     ) -> Iterator[tuple[int, Callable[[], R]]]:
-        """Members as they end, each with the call that gives its result or raises."""
+        """Members as they finish, each with a function that returns its result or raises."""
         if runner is None:
             for member in range(self.members):
                 yield member, lambda member=member: task(**inputs, member=member)  # type: ignore[misc]
@@ -111,7 +111,7 @@ class EachMember:
 
 @contextmanager
 def each_member(settings: Settings, members: int) -> Iterator[EachMember]:
-    """Choose where the members run, say so, and start what it takes."""
+    """Choose where the members run, log it unless it is this process, and provide the workers."""
     name, workers = choose(settings, members)
     missing = settings.allow_missing_members
     if name == "processes":
@@ -125,7 +125,7 @@ def each_member(settings: Settings, members: int) -> Iterator[EachMember]:
 
 
 def choose(settings: Settings, members: int) -> tuple[str, int]:
-    """The runner and its number of workers; by default a process for each core."""
+    """The runner and its number of workers: by default one per core, but no more than members."""
     workers = settings.workers or min(members, cores())
     if settings.runner != "auto":
         return settings.runner, workers
@@ -133,16 +133,16 @@ def choose(settings: Settings, members: int) -> tuple[str, int]:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[Runner]:
-    """Prefect's; its processes end at once where the run is stopped or killed."""
+    """Prefect's process pool; its processes end at once if the run is stopped or killed."""
     with ProcessPoolTaskRunner(workers, initializer=begin_worker) as runner:
-        # A process that is killed while it sends a log line leaves the queue locked for good: do
-        # not wait at exit to get a last word through. No public way to it in Prefect 3.8.
+        # A process killed while it sends a log line leaves the queue locked for good, so do not
+        # wait at exit for the queue to empty. Prefect 3.8 has no public way to set this.
         runner._subprocess_message_queue.cancel_join_thread()  # type: ignore[union-attr]
         try:
             yield runner
@@ -153,25 +153,25 @@ def process_pool(workers: int) -> Iterator[Runner]:
 
 
 def begin_worker() -> None:
-    """In a worker process: use one core, and end when the run is killed: nobody waits any more.
+    """In a worker process: use one core, and end when the run is killed, as nobody waits any more.
 
-    Ctrl-C reaches all processes of a terminal; it is for the run, which ends its workers itself.
+    Ignores Ctrl-C, which reaches all processes of a terminal: the run ends its workers itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tensorflow_import.use_one_core()
 
-    def wait() -> None:
+    def end_with_parent() -> None:
         parent = multiprocessing.parent_process()
         if parent:
             parent.join()
             os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 @contextmanager
 def dask(address: str | None, workers: int) -> Iterator[Runner]:
-    """Dask's workers at the address, else some of this machine."""
+    """A runner on the Dask workers at ``address``, else on ``workers`` local ones."""
     try:
         from flows import dask_runner
     except ImportError as error:
@@ -184,13 +184,13 @@ def dask(address: str | None, workers: int) -> Iterator[Runner]:
 
 
 def reason(error: Exception) -> str:
-    """Why a member failed, in one line."""
+    """Why a member failed, on one line."""
     said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
     return " ".join(said.split())
 
 
 def failed(member: int, members: int, error: Exception) -> PipelineError:
-    """The error of the run for that of one of its members."""
+    """The run's error, made from that of one of its members."""
     if isinstance(error, PipelineError):
         return type(error)(f"Member {member} failed: {error.cause}", error.remedy)
     return PermanentError(

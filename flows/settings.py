@@ -1,7 +1,7 @@
-"""The parameters of the pipeline: the form in Prefect's UI, the command line and the environment.
+"""The pipeline's parameters, for the form in Prefect's UI, the command line and the environment.
 
-Every field can be given as ``--its-name`` and as ``DIGIT_RECOGNIZER_ITS_NAME``. No secret is ever
-one of them: they are shown in the UI and kept in ``config.json``.
+Every field can be given as ``--its-name`` and as ``DIGIT_RECOGNIZER_ITS_NAME``. None may hold a
+secret: they are shown in the UI and kept in ``config.json``.
 """
 
 import shlex
@@ -18,7 +18,7 @@ LEAVE_OUT = "Leave one of the two out."
 
 
 def expanded(path: Path) -> Path:
-    """The path with the home folder in place of ``~``."""
+    """The path with ``~`` replaced by the home folder; ValueError if there is no such user."""
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -26,7 +26,7 @@ def expanded(path: Path) -> Path:
 
 
 def expandable(path: Path) -> Path:
-    """The path as it is: on another machine the home folder may be another."""
+    """The path as it is, if it can be expanded: on another machine the home folder may differ."""
     expanded(path)
     return path
 
@@ -165,12 +165,12 @@ class Settings(BaseSettings):
     debug: bool = Field(default=False, description="Log at DEBUG level; show tracebacks.")
 
     def recipe_overrides(self) -> dict[str, Any]:
-        """The fields that override the recipe; None where they are not given."""
+        """The fields that override the recipe; None where not given."""
         names = {"epochs", "batch_size", "target_accuracy", "members", "validation_fraction"}
         return self.model_dump(include=names)
 
     def command(self) -> str:
-        """The command line that runs the same again; fields with their defaults are left out."""
+        """The command line that repeats the run; fields with default values are left out."""
         words = ["python", "flows/mnist_flow.py"]
         for name, value in self.model_dump(mode="json", exclude_defaults=True).items():
             option = "--" + name.replace("_", "-")
@@ -178,10 +178,10 @@ class Settings(BaseSettings):
         return shlex.join(words)
 
     def check(self) -> None:
-        """Raise PermanentError where two options do not go together.
+        """Raise PermanentError if two options do not go together.
 
-        No validator: a process's environment may hold one of the two, and a run's parameters the
-        other.
+        Not a validator, since one of the two may be in a process's environment and the other in a
+        run's parameters.
         """
         if self.source == "directory" and self.data_dir is None:
             raise PermanentError(

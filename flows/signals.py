@@ -1,4 +1,4 @@
-"""The signals that end a run: an exception in the main thread each, sent again where it is lost."""
+"""Signals that end a run: each raises an exception in the main thread, again if that is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-ONCE_MORE_SECONDS = 0.1  # by then the code that dropped the exception has gone on
+RESEND_SECONDS = 0.1  # by then the code that dropped the exception has moved on
 
 
 class Stopped(SystemExit):
@@ -36,7 +36,7 @@ def raise_stopped() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
         elif number == signal.SIGHUP:  # nohup: the run is to outlive its terminal
-            os.environ["TTY_COMPATIBLE"] = "0"  # rich draws no live bar, which could not
+            os.environ["TTY_COMPATIBLE"] = "0"  # no live bar, which could not outlive it
     sys.unraisablehook = _send_again
 
 
@@ -46,8 +46,8 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
 
 
 def _leave_lost_terminal() -> None:
-    """What is still to be written goes nowhere where the terminal is gone; else it would fail."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed from the start
+    """If the terminal is gone, discard further output: writing it would fail."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed from the start
         try:
             termios.tcgetattr(stream.fileno())
         except (OSError, termios.error) as error:
@@ -56,19 +56,17 @@ def _leave_lost_terminal() -> None:
 
 
 def into_nowhere(stream: TextIO) -> None:
-    """What is still written to the stream is lost, in place of failing."""
+    """Discard what is still written to the stream, instead of failing."""
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _send_again(dropped: UnraisableHookArgs) -> None:
-    """C code that calls Python, as pydantic's validators do, may drop any exception: not these."""
+    """Send the signal again if C code, such as pydantic's validators, dropped its exception."""
     if not isinstance(dropped.exc_value, Stopped):
         sys.__unraisablehook__(dropped)
         return
     main = threading.main_thread().ident
-    again = threading.Timer(
-        ONCE_MORE_SECONDS, signal.pthread_kill, (main, dropped.exc_value.number)
-    )
+    again = threading.Timer(RESEND_SECONDS, signal.pthread_kill, (main, dropped.exc_value.number))
     again.daemon = True
     again.start()

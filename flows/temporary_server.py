@@ -1,8 +1,8 @@
-"""A Prefect server for one run, where none is configured.
+"""A Prefect server for one run, if none is configured.
 
 Prefect can start one itself, but imports all of its server code into this process first and
-leaves the server behind when this process is killed. Here it starts beside the imports of a run,
-and ends with the run however that ends.
+leaves the server behind when this process is killed. Here it starts while the run imports its
+libraries, and ends with the run, however that ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import urllib.request
 
 from model.errors import PermanentError, TransientError
 
-TIMEOUT_SECONDS = 120  # on a fresh database and a busy machine it takes half a minute
+TIMEOUT_SECONDS = 120  # a start on a fresh database and a busy machine takes half a minute
 
 
 class TemporaryServer:
@@ -39,13 +39,13 @@ class TemporaryServer:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.temporary_server", str(port)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,  # that of the run may be closed
+            stdout=subprocess.DEVNULL,  # the run's own may be closed
             start_new_session=True,  # Ctrl-C is for the run, which ends its server itself
         )
         atexit.register(self.process.terminate)
 
     def wait(self) -> None:
-        """Return once it answers; PermanentError or TransientError where it does not."""
+        """Return once it answers; PermanentError or TransientError if it does not."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while self.process.poll() is None and time.monotonic() < deadline:
             try:
@@ -61,14 +61,14 @@ class TemporaryServer:
 
 
 def check_home() -> None:
-    """Raise PermanentError where Prefect cannot write its home folder."""
+    """Raise PermanentError if Prefect cannot write to its home folder."""
     from prefect.settings import Settings
 
     home = Settings().home
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
-            pass  # it may be there and yet not be writable
+            pass  # it may exist and yet not be writable
     except OSError as error:
         raise PermanentError(
             f"Prefect's folder {home} cannot be written: {error.strerror}.",
@@ -82,7 +82,7 @@ def start_unless_configured() -> TemporaryServer | None:
         return None
     if sys.stderr and sys.stderr.isatty():
         print("Starting Prefect and importing libraries ...", file=sys.stderr)
-    server = TemporaryServer()  # at once: to look into the profile takes a second of imports
+    server = TemporaryServer()  # at once: reading the profile takes a second of imports
     from prefect.settings import Settings
 
     if Settings().api.url:
@@ -92,14 +92,14 @@ def start_unless_configured() -> TemporaryServer | None:
 
 
 def serve(port: int) -> None:
-    """Serve until the process that started this one ends: then its end of the pipe closes."""
+    """Serve until the parent process ends, which closes its end of the pipe."""
     os.environ |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
-    gc.disable()  # what the imports make stays: looking through it is a seventh of the start
+    gc.disable()  # what imports create stays; scanning it takes a seventh of the start-up
     import uvicorn
     from prefect.settings import Settings
 
     class QuietServer(uvicorn.Server):
-        """One starts at a time: two that set up the same fresh database would spoil it."""
+        """Starts one at a time: two that set up the same fresh database would corrupt it."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             home = Settings().home
@@ -110,11 +110,11 @@ def serve(port: int) -> None:
             gc.enable()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            logging.disable()  # the run is over: what its server breaks off is no error
+            logging.disable()  # the run is over: what its server aborts is no error
             await super().shutdown(sockets)
 
     def end_with_parent() -> None:
-        os.read(0, 1)  # without the lock that a buffered read would hold at exit
+        os.read(0, 1)  # unbuffered: a buffered read would hold a lock at exit
         os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
