@@ -1,4 +1,4 @@
-"""The competition's zip: its three files are taken out by name, and nothing else is accepted."""
+"""The competition's zip: its three files are extracted by name, and nothing else is accepted."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from model.errors import PermanentError
 
 MEMBERS = ("train.csv", "test.csv", "sample_submission.csv")
 MOST_BYTES = 256 << 20  # of one member; the competition's largest has 77 MB
-MOST_TIMES = 100  # a member may be larger than its compressed form; digits reach 9
-SMALL = 1 << 20  # members below this are never a bomb
+MOST_TIMES = 100  # the highest compression ratio of a member; the digits reach 9
+SMALL = 1 << 20  # bytes; a smaller member is never a zip bomb
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
 
 
 class DamagedError(PermanentError):
-    """The zip was cut or altered on its way; another copy may be whole."""
+    """The zip was truncated or altered in transit; another copy may be intact."""
 
 
 def extract(archive: Path, folder: Path) -> None:
     """Extract exactly ``MEMBERS`` into ``folder``, in constant memory.
 
     Raises:
-        DamagedError: it is no zip, or its bytes do not fit its checksums.
+        DamagedError: it is not a zip, or its bytes do not match its checksums.
         PermanentError: a member is missing, unexpected, encrypted or too large.
     """
     try:
@@ -33,11 +33,11 @@ def extract(archive: Path, folder: Path) -> None:
             check(archive, file.infolist())
             for name in MEMBERS:
                 with file.open(name) as source, (folder / name).open("wb") as target:
-                    shutil.copyfileobj(source, target)  # no more than the size it states
+                    shutil.copyfileobj(source, target)  # at most the size that it states
     except (*DAMAGE, OSError) as error:
         for name in MEMBERS:
             (folder / name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that: a place before 0
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek before 0
             raise
         raise DamagedError(
             f"{archive.name} is no whole zip file ({error}).",
@@ -46,7 +46,7 @@ def extract(archive: Path, folder: Path) -> None:
 
 
 def check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse what the competition's zip does not hold, before a byte is written."""
+    """Refuse a zip with other contents than the competition's, before a byte is written."""
     names = [member.filename for member in members]
     for member in members:
         name, size = member.filename, member.file_size

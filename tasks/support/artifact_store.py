@@ -1,13 +1,13 @@
 """The artifact store: a prefix in a bucket, on AWS or on another server that speaks S3.
 
-    cache/<sha256>        files that stages hand each other
+    cache/<sha256>        files that stages pass to each other
     results/<cache key>   what each stage returned
-    checkpoints/<cache key>  the state of a training under way on a worker with its own disk
+    checkpoints/<cache key>  the newest checkpoint of a training on a worker with its own disk
     runs/<run name>/...   finished runs; manifest.json comes last, as the commit mark
     latest.json           which run is the newest
 
-Files are only ever created: what is there is not sent again, and what differs is an error. boto3
-finds credentials, endpoint and checksum mode by itself, in the environment or in ~/.aws.
+Files are only ever created: one that is there is not sent again, and one that differs is an error.
+boto3 finds credentials, endpoint and checksum mode by itself, in the environment or in ~/.aws.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ ADDRESS = r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})((?:/[\w.=-]+)*)/?"
 ATTEMPTS = 4  # of each request
 CONNECT_SECONDS, SILENCE_SECONDS = 10, 30
 CONNECTIONS = 8
-PART = 16 << 20  # bytes; a larger file is sent in such parts
+PART = 16 << 20  # bytes; larger files are sent in parts of this size
 
 
 class Item(NamedTuple):
-    """A file and its object."""
+    """A file on this disk and its object in the store."""
 
     name: str  # of the object, inside the store
     place: Path
@@ -63,11 +63,13 @@ class Store:
             )
         self.uri = uri.rstrip("/")
         self.bucket, self.prefix = address[1], address[2].lstrip("/")
-        self.create_only = True  # until the server says that it knows no such thing
+        self.create_only = (
+            True  # with If-None-Match, until the server says that it does not know it
+        )
 
     @functools.cached_property
     def client(self) -> Any:
-        """boto3's client; where the environment names an endpoint, it addresses by path."""
+        """boto3's client; if an endpoint is configured, it puts the bucket into the path."""
         import boto3
         from botocore.config import Config
 
@@ -76,12 +78,12 @@ class Store:
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             connect_timeout=CONNECT_SECONDS,
             read_timeout=SILENCE_SECONDS,
-            max_pool_connections=2 * CONNECTIONS,  # s3transfer prepares downloads in threads apart
+            max_pool_connections=2 * CONNECTIONS,  # s3transfer starts downloads in extra threads
         )
         with explained(self.uri):
             try:
                 client = boto3.session.Session().client("s3", config=config)
-            except ValueError:  # whose text has the endpoint, maybe with a password
+            except ValueError:  # its text has the endpoint, maybe with a password
                 raise PermanentError(
                     f"{self.uri}: the endpoint is not a URL, or the region not a valid name.",
                     "Correct AWS_ENDPOINT_URL or AWS_DEFAULT_REGION.",
@@ -91,7 +93,7 @@ class Store:
         return client
 
     def _only_create(self, params: dict[str, Any], **_: Any) -> None:
-        """Files carry their digest as metadata, ``put``'s objects do not.
+        """Never overwrite files, which unlike ``put``'s objects carry their digest as metadata.
 
         A hook, since s3transfer has no argument for it.
         """
@@ -99,23 +101,23 @@ class Store:
             params["IfNoneMatch"] = "*"
 
     def reach(self) -> None:
-        """Ask for a listing: unlike those to later requests, its refusals say what is wrong."""
+        """Ask for a listing: unlike later requests, this one says why it is refused."""
         with explained(self.uri):
             self.client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1)
 
     def preflight(self) -> None:
-        """List, write and read, so that what is wrong shows before work is done for it."""
+        """List, write and read, so that problems show before any work is done."""
         self.reach()
         self.put("preflight.txt", b"Written before each run, to see that it can be.\n")
         self.get("preflight.txt")
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a small object, over an earlier one."""
+        """Write a small object, overwriting an earlier one."""
         with explained(self.uri):
             self.client.put_object(Bucket=self.bucket, Key=self._key(name), Body=content)
 
     def get(self, name: str) -> bytes | None:
-        """A small object; None where it is not there."""
+        """The contents of a small object; None if it does not exist."""
         content = io.BytesIO()
         try:
             with self._transfers() as transfers:
@@ -125,10 +127,10 @@ class Store:
         return content.getvalue()
 
     def upload(self, items: Sequence[Item]) -> None:
-        """Create what is not there yet, and check that all of it arrived.
+        """Upload what the store does not have yet, and check that all of it arrived.
 
         Raises:
-            PermanentError: also where a file was altered, or an object has other contents.
+            PermanentError: also if a file was altered, or an object has other contents.
         """
         from botocore.exceptions import ClientError
 
@@ -152,7 +154,7 @@ class Store:
                         self.create_only = False
                         self.upload(items)
                         return
-                    if code != "PreconditionFailed":  # that: another machine was faster
+                    if code != "PreconditionFailed":  # which means: another machine was faster
                         raise
         if self._missing(missing):
             raise TransientError(f"{self.uri} lost what it was sent.", "Run it again.")
@@ -161,10 +163,10 @@ class Store:
                 self.download([item._replace(place=Path(folder, item.sha256)) for item in missing])
 
     def download(self, items: Sequence[Item]) -> None:
-        """Write the objects to their places.
+        """Download the objects to their places.
 
         Raises:
-            PermanentError: also where objects are missing or altered; it names them all.
+            PermanentError: also if objects are missing or altered; it names them all.
         """
         with self._transfers() as transfers:
             futures = []
@@ -185,7 +187,7 @@ class Store:
             raise self._wrong(wrong)
 
     def _missing(self, items: Sequence[Item]) -> list[Item]:
-        """Those that are not there; PermanentError for an object with other contents."""
+        """The items that the store lacks; PermanentError for an object with other contents."""
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             there = list(pool.map(self._holds, items))
         return [item for item, is_there in zip(items, there, strict=True) if not is_there]
@@ -199,7 +201,7 @@ class Store:
         except MissingError:
             return False
         found = (head["ContentLength"], head["Metadata"].get("sha256"))
-        in_parts = "-" in head["ETag"]  # then the checksum is one over theirs
+        in_parts = "-" in head["ETag"]  # then the checksum is computed over theirs
         checksum = None if in_parts else head.get("ChecksumSHA256")
         if found != (item.size, item.sha256) or checksum not in (None, checksum_of(item)):
             raise self._wrong([item])
@@ -214,7 +216,7 @@ class Store:
 
     @property
     def _server_checks(self) -> bool:
-        """Whether the server is sent checksums, which some servers refuse."""
+        """Whether to send checksums for the server to check; some servers refuse them."""
         return bool(self.client.meta.config.request_checksum_calculation == "when_supported")
 
     def _arguments(self, item: Item) -> dict[str, Any]:
@@ -227,7 +229,7 @@ class Store:
 
     @contextmanager
     def _transfers(self) -> Iterator[Any]:
-        """s3transfer: parallel, multipart, in constant memory; a broken download goes on."""
+        """s3transfer: parallel, multipart, in constant memory; a broken part is fetched again."""
         from s3transfer.manager import TransferConfig, TransferManager
 
         config = TransferConfig(
@@ -243,12 +245,12 @@ class Store:
 
 
 def checksum_of(item: Item) -> str:
-    """The digest as S3 writes it."""
+    """The item's sha256 in Base64, as S3 writes it."""
     return base64.b64encode(bytes.fromhex(item.sha256)).decode()
 
 
 def inside(folder: Path, path: str) -> Path:
-    """``folder / path``; PermanentError where a path from a store would leave the folder."""
+    """``folder / path``; PermanentError if a path from a store would leave the folder."""
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise PermanentError(f"{path!r} leaves its folder.", "Do not trust where it comes from.")
     return folder / path
@@ -265,7 +267,7 @@ def current() -> Store | None:
 
 @contextmanager
 def opened(uri: str | None) -> Iterator[Store | None]:
-    """Check the store and make it that of this process, and of those that it starts."""
+    """Check the store and use it in this process and in those that it starts."""
     if uri:
         at(uri).preflight()
     with workspace.environment(ENVIRONMENT_VARIABLE, uri):
@@ -273,7 +275,7 @@ def opened(uri: str | None) -> Iterator[Store | None]:
 
 
 def fetch(path: str, sha256: str, size: int) -> None:
-    """Bring a file of the workspace from the store to its place.
+    """Download a file of the workspace from the store to its place.
 
     Raises:
         PermanentError: there is no store, or it does not have the file unaltered.

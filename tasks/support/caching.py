@@ -1,8 +1,8 @@
 """What makes a function a stage: a Prefect task with retries, whose result is cached between runs.
 
-A result is reused when its inputs, the stage's code, all of model/ that this code reaches and
-the versions of the libraries that change its numbers are the same. Two runs that need the same
-result at once share it: the second waits for the first.
+A result is reused when its inputs, the stage's code, all of model/ that this code reaches, the
+versions of the libraries that change its numbers and, for training, the processor are the same. Two
+runs that need the same result at once share it: the second waits for the first.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def stage(
 
     Args:
         libraries: distributions whose version changes the stage's numbers.
-        reads: digest of what the stage reads besides its inputs, given the inputs.
+        reads: given the inputs, returns a digest of what else the stage reads.
         excludes: names of inputs that do not change the result.
-        depends_on_machine: the processor changes the stage's bytes.
+        depends_on_machine: True if the processor changes the stage's bytes.
         cached: False for a stage that acts on the outside world.
     """
 
@@ -94,10 +94,10 @@ def stage(
 def kept_under(
     root: Path, *, refresh: bool, started: float, store: str | None = None
 ) -> Iterator[workspace.Workspace]:
-    """Inside a flow: keep the results of its stages under ``root``; with refresh, make all anew.
+    """Inside a flow: keep its stages' results under ``root``; with ``refresh``, recompute them all.
 
-    They are kept in the artifact store too, where ``store`` is its address or its block.
-    ``started`` is the moment, on the monotonic clock, from which start-up counts.
+    With ``store``, its address or its block, they are kept in that artifact store too.
+    ``started`` is when start-up began, on the monotonic clock.
     """
     with (
         workspace.opened(root) as opened,
@@ -114,12 +114,12 @@ def kept_under(
         )
         try:
             yield opened
-        finally:  # Prefect keeps what the flow itself raises, when the workspace is closed again
+        finally:  # Prefect stores what the flow itself raises, after the workspace is closed
             results.result_storage = before
 
 
 def disk_fault(error: OSError) -> PermanentError:
-    """What the disk refused, and where."""
+    """The error that says what the disk refused, and where."""
     place = error.filename2 or error.filename or workspace.current().root
     return PermanentError(
         f"{place}: {error.strerror}.",
@@ -128,7 +128,7 @@ def disk_fault(error: OSError) -> PermanentError:
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
-    """Prefect's retry condition: only what may go better next time."""
+    """Prefect's retry condition: only what may succeed next time."""
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 

@@ -1,4 +1,4 @@
-"""The digest of a stage's code: of its own file and of all in model/ that it reaches by imports."""
+"""The digest of a stage's code: its own file and all of model/ that it reaches by imports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def code_digest(stage_file: Path) -> str:
-    """Hex sha256 of the syntax trees: comments and layout do not count."""
+    """Hex sha256 of the syntax trees: docstrings count, comments and layout do not."""
     reached: dict[Path, str] = {}
     waiting = [stage_file]
     while waiting:

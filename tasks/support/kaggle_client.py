@@ -1,9 +1,9 @@
-"""Kaggle, through its own client, made safe to build on.
+"""Kaggle's own client, made safe to build on.
 
-Left to itself that client authenticates against production when it is imported, waits for ever
-for a silent server, gives up at once when a call fails, and exits the process where it finds no
+Left to itself, that client authenticates against production when it is imported, waits for ever
+for a silent server, gives up at once when a call fails, and exits the process if it finds no
 credentials. Here every call has a time-out, what may be repeated is repeated a bounded number of
-times, and every failure is an error with its cause and the page or command that mends it.
+times, and every failure is an error with its cause and the page or command that fixes it.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ class Patience:
 
     connect: float = 10
     answer: float = 30  # of silence
-    again: tuple[float, ...] = (1, 2, 4)  # before each further try of a call that may be repeated
+    again: tuple[float, ...] = (1, 2, 4)  # before each retry of a call that may be repeated
     asked: float = 30  # the longest Retry-After that is waited for
     refused: float = 10  # after a 500 or 503, before a submission is believed not recorded
     settle: float = 60  # the same, after an answer was lost
     score: float = 180  # for the score, once the submission is there
-    poll: float = 1  # between two looks; it grows
+    poll: float = 1  # between two polls; it grows
 
     def to_settle(self, failure: NoAnswerError) -> float:
-        """How long after a failed ``create_submission`` the submission may yet show up."""
+        """Seconds after a failed ``create_submission`` in which the submission may yet show up."""
         if failure.status == 429:
             return 1 if failure.retry_after is None else failure.retry_after
         return self.refused if failure.status in (500, 503) else self.settle
 
     @property
     def to_be_sure(self) -> float:
-        """The longest ``to_settle`` that there is."""
+        """The longest that a submission may take to show up."""
         return max(self.refused, self.settle, self.asked)
 
 
@@ -76,7 +76,7 @@ class KaggleClient:
 
     Raises:
         PermanentError: no or bad credentials, rules not accepted, an unknown competition, ...
-        NoAnswerError: Kaggle did not answer, or not usably, at every try.
+        NoAnswerError: Kaggle gave no usable answer to any of the tries.
     """
 
     def __init__(self, secret_block: str | None = None, patience: Patience | None = None) -> None:
@@ -90,7 +90,7 @@ class KaggleClient:
 
         def ask() -> None:
             with self._sdk() as sdk, contextlib.suppress(requests.TooManyRedirects):
-                _session(sdk).max_redirects = 0  # that Kaggle says where the data lies is enough
+                _session(sdk).max_redirects = 0  # Kaggle's redirect to the data is enough
                 _request(sdk, "download_data_files", competition_name=competition).close()
 
         self._call(ask, competition)
@@ -106,7 +106,7 @@ class KaggleClient:
         fields = {"competition_name": competition, "page_size": PAGE_SIZE}
         found: dict[int, Sent] = {}
         token, number = "", 1
-        while True:  # by token where Kaggle gives one, else by number until nothing new comes
+        while True:  # by token if Kaggle gives one, else by number until nothing new comes
             place = {"page_token": token} if token else {"page": number}
             answer = self._ask("list_submissions", competition, **fields, **place)
             new = {s.ref: _sent(s) for s in answer.submissions if s.ref not in found}
@@ -120,7 +120,7 @@ class KaggleClient:
         return _sent(self._ask("get_submission", competition, ref=ref))
 
     def upload(self, competition: str, name: str, content: bytes) -> str:
-        """Upload a file and return its token; nothing is submitted by that."""
+        """Upload a file and return its token; this submits nothing yet."""
 
         def send() -> str:
             with self._sdk() as sdk:
@@ -141,11 +141,11 @@ class KaggleClient:
         return self._call(send, competition)
 
     def create_submission(self, competition: str, token: str, description: str) -> int:
-        """Submit an uploaded file and return the submission's ref. Never repeated by itself.
+        """Submit an uploaded file and return the submission's ref. Never retried by itself.
 
         Raises:
             PermanentError: Kaggle refused it.
-            NoAnswerError: it may be recorded or not; the list of submissions will tell.
+            NoAnswerError: it may or may not be recorded; the list of submissions will tell.
         """
         try:
             with self._sdk() as sdk:
@@ -166,9 +166,9 @@ class KaggleClient:
         return int(answer.ref)
 
     def download(self, competition: str, folder: Path) -> None:
-        """Bring the competition's three files into a fresh folder; see ``archive.extract``."""
+        """Download the competition's three files into a fresh folder; see ``archive.extract``."""
         target = folder / f"{competition}.zip"
-        validator = ""  # proves that the bytes on the disk belong to what Kaggle has now
+        validator = ""  # proves that the bytes on the disk belong to the file that Kaggle has now
 
         def fetch() -> None:
             nonlocal validator
@@ -178,7 +178,7 @@ class KaggleClient:
                 if validator and target.exists():
                     headers["Range"] = f"bytes={target.stat().st_size}-"
                     headers["If-Range"] = validator
-                validator = ""  # if this fails, begin anew
+                validator = ""  # if this fails, start over
                 answer = _request(sdk, "download_data_files", competition_name=competition)
                 validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified", "")
                 with answer, target.open("ab" if answer.status_code == 206 else "wb") as file:
@@ -203,14 +203,14 @@ class KaggleClient:
 
     @cached_property
     def _api(self) -> Any:
-        """The real client, authenticated."""
+        """Kaggle's own client, authenticated."""
         if self.form is None:
             raise PermanentError(
                 kaggle_credentials.none_found(),
                 f"{NEW_TOKEN} and put it into ~/.kaggle/access_token or KAGGLE_API_TOKEN, "
                 "or run: kaggle auth login.",
             )
-        # It logs the addresses of uploads and downloads, and whoever has one may use it.
+        # At DEBUG it logs the addresses of uploads and downloads, which work for whoever has them.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
         api = _kaggle_api()()
         api.config = str(kaggle_credentials.key_file())
@@ -226,7 +226,7 @@ class KaggleClient:
         try:
             with contextlib.redirect_stdout(said):
                 self._repeat(partial(_read, api.authenticate), "")
-        except SystemExit:  # how it says that no form of credentials works
+        except SystemExit:  # its way to say that no form of credentials works
             raise PermanentError(
                 f"Kaggle does not accept the credentials ({self.form}): expired or revoked.",
                 f"{NEW_TOKEN} and put it in their place.",
@@ -243,7 +243,7 @@ class KaggleClient:
             self.form = form
 
     def _ask(self, method: str, competition: str, **fields: Any) -> Any:
-        """Ask what may be asked again."""
+        """Make a call that may be repeated."""
 
         def ask() -> Any:
             with self._sdk() as sdk:
@@ -253,11 +253,11 @@ class KaggleClient:
 
     def _call(self, function: Callable[[], T], competition: str) -> T:
         """Call Kaggle, authenticated."""
-        _ = self._api  # which tries by itself: not within the tries of the call
+        _ = self._api  # retries by itself, so not within the retries of the call
         return self._repeat(function, competition)
 
     def _repeat(self, function: Callable[[], T], competition: str) -> T:
-        """Repeat what may go better next time, as often as patience has it."""
+        """Call; retry what may succeed next time, as often as ``patience`` allows."""
         for pause in (*self.patience.again, None):
             try:
                 return function()
@@ -271,43 +271,43 @@ class KaggleClient:
             wait = pause * random.uniform(1, 1.5) if wait is None else wait
             log().info("%s Trying again in %.1f seconds.", failure.cause, wait)
             time.sleep(wait)
-        if isinstance(failure, NoAnswerError) and failure.status == 429:  # asking on makes it worse
+        if isinstance(failure, NoAnswerError) and failure.status == 429:  # retries make it worse
             failure = PermanentError(failure.cause, failure.remedy)
-        raise failure  # and not from the error below: that may hold an address as good as a key
+        raise failure  # not from the original error, which may hold an address as good as a key
 
 
 @cache
 def _kaggle_api() -> Any:
-    """The class KaggleApi, without running the package's body: that authenticates at once."""
-    hollow = "kaggle" not in sys.modules
-    if hollow:
+    """The class KaggleApi, without running the package's ``__init__``, which authenticates."""
+    stubbed = "kaggle" not in sys.modules
+    if stubbed:
         spec = importlib.util.find_spec("kaggle")
         assert spec
         sys.modules["kaggle"] = importlib.util.module_from_spec(spec)
     try:
         from kaggle.api.kaggle_api_extended import KaggleApi
-    except OSError as error:  # it makes its folder when it is imported
+    except OSError as error:  # it creates its folder when it is imported
         raise PermanentError(
             f"The Kaggle client cannot create its folder ({error}).",
             "Set KAGGLE_CONFIG_DIR to a writable folder.",
         ) from error
     finally:
-        if hollow:
+        if stubbed:
             del sys.modules["kaggle"]
     return KaggleApi
 
 
 def _build_sdk(api: Any, patience: Patience) -> Any:
-    """What KaggleApi.build_kaggle_client does, with time-outs and in the SDK's own environment.
+    """As KaggleApi.build_kaggle_client, but with time-outs and in the SDK's own environment.
 
-    The SDK would send a KAGGLE_API_TOKEN even where authenticate() fell back to a key, and with
+    The SDK would send a KAGGLE_API_TOKEN even if authenticate() fell back to a key, and with
     VERBOSE set the original prints the headers.
     """
     from kagglesdk import KaggleClient as Sdk
     from kagglesdk.kaggle_env import get_env
     from requests.adapters import HTTPAdapter
 
-    class InTime(HTTPAdapter):
+    class TimeoutAdapter(HTTPAdapter):
         def send(self, *args: Any, **options: Any) -> Any:
             options["timeout"] = (patience.connect, patience.answer)
             return super().send(*args, **options)
@@ -322,8 +322,8 @@ def _build_sdk(api: Any, patience: Patience) -> Any:
     sdk.http_client()._init_session()
     if values.get("auth_method") == "LEGACY_API_KEY":
         _session(sdk).auth = (user, key)
-    _session(sdk).mount("https://", InTime())
-    _session(sdk).mount("http://", InTime())
+    _session(sdk).mount("https://", TimeoutAdapter())
+    _session(sdk).mount("http://", TimeoutAdapter())
     return sdk
 
 
@@ -332,7 +332,7 @@ def _session(sdk: Any) -> Any:
 
 
 def _request(sdk: Any, method: str, **fields: Any) -> Any:
-    """Call a method of the competitions' service with a request of these fields."""
+    """Call a method of the competition service; the fields make its request."""
     from kagglesdk.competitions.types import competition_api_service as types
 
     request = getattr(types, f"Api{method.title().replace('_', '')}Request")()
@@ -342,7 +342,7 @@ def _request(sdk: Any, method: str, **fields: Any) -> Any:
 
 
 def _read(method: Callable[..., T], *arguments: Any) -> T:
-    """Call the client, which takes for granted that an answer has the right form."""
+    """Call the client; NoAnswerError for an answer whose form the client did not expect."""
     try:
         return method(*arguments)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
@@ -350,7 +350,7 @@ def _read(method: Callable[..., T], *arguments: Any) -> T:
 
 
 def _sent(submission: Any) -> Sent:
-    """A submission in our words."""
+    """A submission of Kaggle's client as our record."""
     try:
         score = float(submission.public_score)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Where Kaggle's credentials come from: found as the client itself finds them, never shown."""
+"""Where Kaggle's credentials come from: looked for as the client does, and never shown."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NEW_TOKEN = "Make a new API token at https://www.kaggle.com/settings/api"
 
 
 def credentials_form(secret_block: str | None = None) -> str | None:
-    """Which form of credentials is there, None for none; neither a value nor a call to Kaggle."""
+    """The form of the credentials found, None for none; shows no value, does not ask Kaggle."""
     if secret_block:
         return f"the Prefect Secret block {secret_block!r}"
     return token_form() or key_form() or oauth_form()
 
 
 def none_found() -> str:
-    """The sentence that there are none, with what is there of some."""
+    """The sentence that no credentials were found, with what there is of incomplete ones."""
     path = key_file()
     content = _json(path)
     user = os.environ.get("KAGGLE_USERNAME", content.get("username"))
@@ -37,7 +37,7 @@ def none_found() -> str:
 
 
 def token_form() -> str | None:
-    """Where an access token is."""
+    """Where an access token was found; None if nowhere."""
     in_notebook = os.environ.get("KAGGLE_API_V1_TOKEN")
     notebook = {"KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_DATA_PROXY_URL"} <= os.environ.keys()
     if notebook and in_notebook and _text(Path(in_notebook)):
@@ -53,7 +53,7 @@ def token_form() -> str | None:
 
 
 def key_form() -> str | None:
-    """Where a user name and an API key are: the environment goes before the file."""
+    """Where a user name and an API key were found; the environment goes before the file."""
     content = _json(key_file())
     user = os.environ.get("KAGGLE_USERNAME", content.get("username"))
     key = os.environ.get("KAGGLE_KEY", content.get("key"))
@@ -64,7 +64,7 @@ def key_form() -> str | None:
 
 
 def oauth_form() -> str | None:
-    """Where ``kaggle auth login`` leaves what it got."""
+    """``kaggle auth login``, if it has left a token; else None."""
     found = _json(Path("~/.kaggle/credentials.json").expanduser()).get("refresh_token")
     return "kaggle auth login" if found else None
 

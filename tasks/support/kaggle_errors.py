@@ -1,4 +1,4 @@
-"""What a failed call to Kaggle means, and the page or command that mends it."""
+"""What a failed call to Kaggle means, and the page or command that fixes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = "https://www.kaggle.com/competitions/{competition}"
 PHONE = "https://www.kaggle.com/settings/phone"
 SPELLING = "check --competition {competition}: it is the last part of the competition's address"
 
-REFUSALS = (  # status, words in Kaggle's message, cause, remedy; the first that fits
+REFUSALS = (  # status, words in Kaggle's message, cause, remedy; the first match counts
     (
         401,
         "",
@@ -48,17 +48,17 @@ class NoAnswerError(TransientError):
     retry_after: float | None = None  # seconds
 
     def asks_for_more_than(self, seconds: float) -> bool:
-        """Whether Kaggle asks to wait longer."""
+        """Whether Kaggle asks to wait for more than so many seconds."""
         return self.retry_after is not None and self.retry_after > seconds
 
     def unless_within(self, seconds: float) -> PipelineError:
-        """This one; a permanent one where Kaggle asks to wait longer than so many seconds."""
+        """This error; a permanent one if Kaggle asks to wait for more than so many seconds."""
         late = self.asks_for_more_than(seconds)
         return PermanentError(self.cause, self.remedy) if late else self
 
 
 def explained(error: Exception, competition: str, form: str | None) -> PipelineError:
-    """Say what went wrong; what is no failure of Kaggle's is raised as it is.
+    """The error that says what went wrong; raises one that is not Kaggle's failure as it is.
 
     Args:
         error: from the client or from below it; its own text may hold a signed address.
@@ -103,7 +103,7 @@ def refusal(status: int, said: str, competition: str, form: str | None) -> Perma
 
 
 def unusable(error: Exception) -> NoAnswerError:
-    """For a lost connection, a time-out, or an answer in another format."""
+    """The error for a lost connection, a time-out, or an answer in another format."""
     return NoAnswerError(
         f"Kaggle gave no usable answer ({type(error).__name__}).",
         "Check the connection and https://status.kaggle.com, then run it again.",
@@ -123,7 +123,7 @@ def _problem(response: Any) -> tuple[int, str]:
         return response.status_code, ""
     sent = response.request.headers.get("Authorization", "").partition(" ")[2]
     secrets = [sent]
-    with contextlib.suppress(ValueError):  # a token is no Base64
+    with contextlib.suppress(ValueError):  # a token is not Base64
         secrets += base64.b64decode(sent, validate=True).decode().split(":", 1)[1:]
     for secret in filter(None, secrets):
         said = said.replace(secret, "***")

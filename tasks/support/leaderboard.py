@@ -1,7 +1,7 @@
 """leaderboard.csv: every run of the workspace, the best first.
 
-It is made anew from the runs and the ledger each time, so a run that was deleted, or a score that
-a later run fetched, shows in it.
+It is rebuilt from the runs and the ledger each time, so it reflects runs that were deleted and
+scores that a later run fetched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLUMNS = (
 def write() -> list[dict[str, Any]]:
     """Write the current workspace's leaderboard.csv; return its rows for an artifact."""
     with (workspace.current().locks / "leaderboard").open("ab") as lock:
-        # Else a run that ends together with another could write last, and without it.
+        # Else, of two runs that end together, the last to write could leave the other one out.
         fcntl.flock(lock, fcntl.LOCK_EX)
         rows = collect()
         text = io.StringIO()
@@ -45,7 +45,7 @@ def write() -> list[dict[str, Any]]:
 
 
 def collect() -> list[dict[str, Any]]:
-    """One row a run, by falling validation accuracy; None where something is not known."""
+    """One row per run, by descending validation accuracy; None for what is not known."""
     sent = {entry.digest: entry for entry in Ledger.current().entries()}
     rows = []
     for path in run_folder.each("metrics.json", workspace.current().runs):

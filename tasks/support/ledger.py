@@ -1,7 +1,7 @@
 """submissions.jsonl: what was sent to Kaggle from this workspace, and what came of it.
 
-One JSON object a line, only ever appended to; the last line about a digest says how it stands. A
-line counts once its newline is on the disk: what a killed process left behind it is cut off.
+One JSON object per line, append-only; the last line about a digest is its current state. A last
+line that a killed process left incomplete does not count, and is cut off before the next is added.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Judged(BaseModel):
     ci95: tuple[float, float]
     train_sha256: str  # of train.csv
     rows_sha256: str  # of the list of rows that were held out
-    wrong_rows: list[int]  # those of them that it got wrong
+    wrong_rows: list[int]  # which of them it got wrong
 
 
 class Entry(BaseModel):
-    """One line."""
+    """One line of the ledger."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,7 +49,7 @@ class Entry(BaseModel):
     ref: int | None = None
     score: float | None = None
     reason: str = ""
-    not_before: datetime | None = None  # Kaggle's list may show it until then: do not send again
+    not_before: datetime | None = None  # until then Kaggle may yet list it: do not resend
     run: str
     judged: Judged
 
@@ -63,12 +63,12 @@ class Ledger:
 
     @classmethod
     def current(cls) -> Ledger:
-        """That of the current workspace."""
+        """The ledger of the current workspace."""
         return cls(workspace.current().root / "submissions.jsonl")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs of this workspace from sending; the kernel frees a dead one's lock."""
+        """Keep other runs of this workspace from sending; the kernel frees a dead run's lock."""
         try:
             file = self.path.open("ab+", buffering=0)
         except OSError as error:
@@ -113,11 +113,11 @@ class Ledger:
         return entries
 
     def latest(self, competition: str) -> dict[str, Entry]:
-        """How each digest stands that was sent to the competition."""
+        """The last entry about each digest of the competition."""
         return {e.digest: e for e in self.entries() if e.competition == competition}
 
     def _whole_lines(self) -> bytes:
-        """Without one that was cut off; the last line feed may be an editor's to leave out."""
+        """The file without an incomplete last line; its last line feed may be missing (editors)."""
         content = self.path.read_bytes() if self.path.exists() else b""
         lines, line_feed, last = content.rpartition(b"\n")
         try:

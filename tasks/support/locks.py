@@ -10,13 +10,13 @@ from typing import IO
 from tasks.support import workspace
 from tasks.support.logs import log
 
-TELL_SECONDS = 1  # who waits longer is told why
+TELL_SECONDS = 1  # a longer wait is logged
 
 _held: dict[str, tuple[str, IO[bytes]]] = {}  # key: holder and open lock file, in this process
 
 
 class FileLocks:
-    """Prefect's lock manager: who needs a result that another run is making waits for it."""
+    """A lock manager for Prefect: a run waits for a result that another one is computing."""
 
     def acquire_lock(
         self,
@@ -25,7 +25,7 @@ class FileLocks:
         acquire_timeout: float | None = None,
         hold_timeout: float | None = None,  # noqa: ARG002
     ) -> bool:
-        """Take the lock; wait for it as long as ``acquire_timeout`` seconds, or for ever."""
+        """Take the lock; False if not within ``acquire_timeout`` seconds (None: wait for ever)."""
         if self.is_lock_holder(key, holder):
             return True
         deadline = None if acquire_timeout is None else time.monotonic() + acquire_timeout
@@ -47,7 +47,7 @@ class FileLocks:
                 return True
 
     def release_lock(self, key: str, holder: str) -> None:
-        """Give the lock back."""
+        """Release the lock, if ``holder`` has it."""
         if self.is_lock_holder(key, holder):
             _held.pop(key)[1].close()
 
@@ -61,11 +61,11 @@ class FileLocks:
         return False
 
     def is_lock_holder(self, key: str, holder: str) -> bool:
-        """Whether this very holder has it."""
+        """Whether ``holder`` has the lock."""
         return key in _held and _held[key][0] == holder
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        """Wait until nobody holds the lock."""
+        """Wait until nobody holds the lock; False if that takes longer than ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.is_locked(key):
             if deadline is not None and time.monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""Where messages go: into the log of the run under way, else to Python's logging."""
+"""Where messages go: to the log of the run in progress, else to Python's logging."""
 
 import logging
 from typing import Any
@@ -8,7 +8,7 @@ from prefect.exceptions import MissingContextError
 
 
 def log() -> "logging.Logger | logging.LoggerAdapter[Any]":
-    """The logger for now."""
+    """The logger of the run in progress, else Python's."""
     try:
         return get_run_logger()
     except MissingContextError:

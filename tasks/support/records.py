@@ -1,8 +1,8 @@
-"""What stages hand each other: frozen records of a few numbers and references to files.
+"""What stages pass to each other: frozen records of a few numbers and references to files.
 
-A reference names a file of the workspace by its path inside it and its sha256. Whoever reads a
-record from the cache gets it only while every file that it names is there unaltered, or can be
-had from the artifact store.
+A reference names a file of the workspace by its path inside it and its sha256. A record is read
+from the cache only if every file that it names is there unaltered, or can be fetched from the
+artifact store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Record(BaseModel):
 
 
 class File(Record):
-    """A file of the workspace, known by its contents."""
+    """A file of the workspace, identified by its contents."""
 
     path: str  # relative to the workspace, with forward slashes
     sha256: str
@@ -35,7 +35,7 @@ class File(Record):
 
     @staticmethod
     def put(made: Path, target: Path) -> File:
-        """Move a whole file to its place inside the workspace."""
+        """Move a complete file to its place inside the workspace."""
         workspace.move_into_place(made, target)
         return File.model_construct(
             path=target.relative_to(workspace.current().root).as_posix(),
@@ -45,20 +45,20 @@ class File(Record):
 
     @staticmethod
     def keep(made: Path) -> File:
-        """Move a file that a stage made into the cache, under the name of its contents."""
+        """Move a file that a stage made into the cache, named by the sha256 of its contents."""
         name = workspace.sha256_of(made) + made.suffix
         return File.put(made, workspace.current().files / name)
 
     @property
     def location(self) -> Path:
-        """Where the file is on this machine; fetched where only the artifact store has it."""
+        """Where the file is on this machine; fetched if only the artifact store has it."""
         path = artifact_store.inside(workspace.current().root, self.path)
         if not path.exists():
             artifact_store.fetch(self.path, self.sha256, self.size)
         return path
 
     def array(self) -> NDArray[Any]:
-        """The contents of a NumPy file, read from disk as they are used; no pickle is loaded."""
+        """A NumPy file's contents, memory-mapped; pickles are refused."""
         array: NDArray[Any] = np.load(self.location, mmap_mode="r", allow_pickle=False)
         return array
 
@@ -84,11 +84,11 @@ class Dataset(Record):
     train: File
     test: File
     sample_submission: File
-    test_labels: File | None  # known where the source is no competition
+    test_labels: File | None  # None for the competition's data, whose labels are secret
 
     @property
     def notice(self) -> str | None:
-        """What every output must say of the source; None for the competition's own."""
+        """What every output must say about the source; None for the competition's own data."""
         return sources.notice(self.source)
 
 
@@ -108,7 +108,7 @@ class TestRows(Record):
 
 
 class Digits(Record):
-    """What the stages after it need of the data, apart, so that each depends on what it reads."""
+    """The checked data, in parts, so that each later stage depends only on what it reads."""
 
     train: TrainRows
     test: TestRows
@@ -127,7 +127,7 @@ class Member(Record):
 
     member: int
     model: File
-    history: File  # CSV, one row an epoch
+    history: File  # CSV, one row per epoch
     epochs_run: int
     stopped_early: bool
     train_seconds: float
@@ -147,13 +147,13 @@ class Evaluation(Record):
     validation_loss: float
     history: File  # history.csv, all members
     validation_rows: File  # NumPy int64 (validation_count,): which training rows were held out
-    misread: File  # NumPy int64: those of them that were classified wrongly
+    misread: File  # NumPy int64: which of those were classified wrongly
     numbers: File  # evaluation.json: confusion matrix, scores per class
     figures: dict[str, File]
 
 
 class Predictions(Record):
-    """The checked submission.csv; how good it is where the source knows the answers."""
+    """The checked submission.csv, and its accuracy if the source has the answers."""
 
     submission: File
     rows: int
@@ -171,7 +171,7 @@ class Submission(Record):
 
 
 class Run(Record):
-    """A finished run, for people."""
+    """A finished run, for the summary."""
 
     name: str
     folder: str  # relative to the workspace

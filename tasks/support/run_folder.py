@@ -1,4 +1,4 @@
-"""A run's folder under ``runs/``: whole once it is there, with a manifest of all that it holds."""
+"""A run's folder under ``runs/``: complete once it exists, with a manifest of all its files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tasks.support import workspace
 from tasks.support.records import File
 
 MANIFEST = "manifest.json"
-PENDING = ".upload-pending"  # the mark of a run that is not in the artifact store yet
+PENDING = ".upload-pending"  # marks a run that is not in the artifact store yet
 
 
 def write(name: str, files: dict[str, File | str], store: str | None) -> Path:
-    """Make the run's folder under a temporary name and rename it: once there, it is whole.
+    """Make the run's folder under a temporary name, then rename it: once it exists, it is complete.
 
     ``store`` is the address of the artifact store that the run is to be uploaded to.
     """
@@ -40,7 +40,7 @@ def write(name: str, files: dict[str, File | str], store: str | None) -> Path:
 
 
 def each(name: str, runs: Path) -> list[Path]:
-    """That file of every run, by the runs' names: not of ``latest``, nor of one being made."""
+    """The file of that name in every run, ordered by run; not in ``latest`` or unfinished runs."""
     return sorted(
         path
         for path in runs.glob(f"*/{name}")
@@ -49,7 +49,7 @@ def each(name: str, runs: Path) -> list[Path]:
 
 
 def describe(path: Path, root: Path) -> dict[str, Any]:
-    """An entry of manifest.json."""
+    """The file's entry in manifest.json."""
     return {
         "path": path.relative_to(root).as_posix(),
         "size": path.stat().st_size,
@@ -64,12 +64,12 @@ MEDIA_TYPES = {".keras": "application/zip", ".md": "text/markdown", ".csv": "tex
 
 
 def point_latest_to(folder: Path) -> None:
-    """Renaming a new link over the old one leaves no moment without one."""
+    """Rename a new link over ``latest``, so that there is no moment without one."""
     with workspace.making_folder(folder.parent) as making:
         (making / "latest").symlink_to(folder.name)
         (making / "latest").replace(folder.parent / "latest")
 
 
 def as_json(content: object) -> str:
-    """Readable JSON with a last newline."""
+    """Indented JSON with a final newline."""
     return json.dumps(content, indent=2, default=str) + "\n"

@@ -1,4 +1,4 @@
-"""What the refusals of an S3 server and the failures of boto3 mean, and what mends them."""
+"""What the refusals of an S3 server and the failures of boto3 mean, and how to fix them."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ OTHERWISE = (
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Raise what boto3 raises inside the block as one of the two families of errors.
+    """Turn boto3's errors inside the block into PermanentError or TransientError.
 
-    Not from boto3's: tracebacks would show its text, which may hold the endpoint with a password.
+    Raised ``from None``: a traceback would show boto3's text, maybe an endpoint with a password.
     """
     from botocore.exceptions import BotoCoreError, ClientError
     from s3transfer.exceptions import RetriesExceededError

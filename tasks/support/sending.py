@@ -1,8 +1,8 @@
-"""Sending a file to Kaggle at most once: the ledger says what was tried, Kaggle's list what came.
+"""Send a file to Kaggle at most once: the ledger says what was tried, Kaggle's list what arrived.
 
-A submission's description carries the sha256 of its file. Before a file is sent the team's
-submissions are searched for it; after a lost answer that list decides. So whatever is killed or
-lost at whatever moment, calling again neither sends it twice nor forgets it.
+A submission's description carries the sha256 of its file. Before a file is sent, the team's
+submissions are searched for it; after a lost answer, that list decides. So whatever is killed or
+lost, and whenever, calling again neither sends it twice nor forgets it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ MOST_SENDS = 3  # in one run, each after the list showed that the one before did
 
 
 class Sender:
-    """Sends for one workspace; all but ``await_score`` is called while the ledger is locked."""
+    """Sends for one workspace; all but ``await_score`` needs the ledger to be locked."""
 
     def __init__(self, kaggle: KaggleClient, ledger: Ledger) -> None:
         self.kaggle = kaggle
         self.ledger = ledger
 
     def find(self, entry: Entry) -> Entry | None:
-        """The submission of this content, if Kaggle has it; recorded.
+        """The submission of this content, if Kaggle has it; recorded in the ledger.
 
-        Where an attempt of an earlier run was killed or not answered, it may yet show up: it is
-        waited for.
+        If an earlier run's attempt was killed or not answered, wait as long as it may yet show up.
         """
         seconds = self._may_show_up_for(entry)
         if seconds > 0:
@@ -40,7 +39,7 @@ class Sender:
         return self._look_for(entry, seconds)
 
     def send(self, entry: Entry, content: bytes, description: str) -> Entry:
-        """Send what Kaggle does not have; its status is "unknown" where that cannot be told.
+        """Send what Kaggle does not have; the status is "unknown" if the outcome is.
 
         Raises:
             PermanentError: Kaggle refused it, or did not record it in any of the tries.
@@ -59,7 +58,7 @@ class Sender:
             except NoAnswerError as no_answer:
                 failure, seconds = no_answer, self.kaggle.patience.to_settle(no_answer)
             else:
-                # Kaggle has it, and yet may show it later: until then no list says that it has not.
+                # Kaggle has it but may list it later: until then a list without it proves nothing.
                 seconds = self.kaggle.patience.settle
                 return self._record(entry, status="pending", ref=ref, not_before=now(seconds))
             unknown = self._record(
@@ -82,7 +81,7 @@ class Sender:
         )
 
     def settle(self, competition: str) -> None:
-        """Learn what became of the submissions that the ledger has as open."""
+        """Find out what became of the submissions that are open in the ledger."""
         waiting = [e for e in self.ledger.latest(competition).values() if e.status in OPEN]
         if not waiting:
             return
@@ -101,7 +100,7 @@ class Sender:
                 )
 
     def await_score(self, entry: Entry) -> Entry:
-        """Ask for the submission until it is scored or patience ends."""
+        """Poll the submission until it is scored or patience ends."""
         patience = self.kaggle.patience
         deadline, pause = time.monotonic() + patience.score, patience.poll
         while entry.status == "pending" and entry.ref and time.monotonic() < deadline:
@@ -118,7 +117,7 @@ class Sender:
         return entry
 
     def _look_for(self, entry: Entry, seconds: float) -> Entry | None:
-        """Look at least once, and for as long as it may yet show up."""
+        """Look for it at least once, and again for so many seconds."""
         deadline, pause = time.monotonic() + seconds, self.kaggle.patience.poll
         while True:
             sent = self._look_up(entry)
@@ -134,21 +133,21 @@ class Sender:
         return self._by_ref(entry) or matching(self.kaggle.submissions(entry.competition), entry)
 
     def _by_ref(self, entry: Entry) -> Sent | None:
-        """What Kaggle has under the ref that the ledger knows: the list may show it later."""
+        """Kaggle's submission with the ref in the ledger: the list may show it only later."""
         known = self._known(entry)
         if known and known.ref:
-            with contextlib.suppress(PermanentError):  # another team's now: the list decides
+            with contextlib.suppress(PermanentError):  # it is another team's now: the list decides
                 sent = self.kaggle.submission(entry.competition, known.ref)
                 if entry.digest in sent.description:
                     return sent
         return None
 
     def _may_show_up_for(self, entry: Entry) -> float:
-        """Seconds until the list can be believed when it does not show an earlier attempt."""
+        """Seconds until a list without the earlier attempt proves that it did not arrive."""
         known = self._known(entry)
         if known is None or known.status not in OPEN or known.not_before is None:
             return 0
-        # No longer than it ever takes: the clock may have been set back since.
+        # At most the longest that it ever takes: the clock may have been set back since.
         return min((known.not_before - now()).total_seconds(), self.kaggle.patience.to_be_sure)
 
     def _known(self, entry: Entry) -> Entry | None:
@@ -175,7 +174,7 @@ class Sender:
 
 
 def matching(listed: list[Sent], entry: Entry) -> Sent | None:
-    """Of the submissions of this content, which somebody may have sent twice, the scored one."""
+    """The submission of this content; if somebody sent it twice, preferably the scored one."""
     order = ("complete", "pending", "error")
     same = [sent for sent in listed if entry.digest in sent.description]
     return min(same, key=lambda sent: order.index(sent.status), default=None)

@@ -1,7 +1,7 @@
 """The newest checkpoint of a training in the artifact store: ``checkpoints/<cache key>``.
 
-For workers with a disk of their own: whoever goes on with a dead worker's member finds it there.
-One object a training, replaced at every epoch; it holds the path, a line feed and the contents.
+For workers with a disk of their own: whichever takes over a dead worker's member finds it there.
+One object per training, replaced at every epoch: the file's path, a line feed and its contents.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def bring(folder: Path) -> None:
 
 
 def send(folder: Path) -> None:
-    """Store the newest checkpoint; where that fails, training is worth more and goes on."""
+    """Store the newest checkpoint; if the store fails, training matters more and goes on."""
     store, states = artifact_store.current(), sorted(folder.glob("*/epoch-*.npz"))
     if not store or not states or not workers.has_own_disk():
         return

@@ -1,9 +1,8 @@
 """Prefect's storage for what stages return: this disk, and behind it the artifact store.
 
-Own code rather than Prefect's LocalFileSystem, which leaves a half-written result behind a full
-disk and refuses to replace what is no file; and rather than prefect-aws' S3Bucket: the files that
-a result names go before it, and a run goes on with what is on its disk while the bucket is out of
-reach.
+Not Prefect's LocalFileSystem, which leaves a half-written result on a full disk and refuses to
+replace what is not a file. Not prefect-aws' S3Bucket either: the files that a result names must be
+stored before it, and a run must go on with what is on its disk while the bucket is out of reach.
 """
 
 from __future__ import annotations
@@ -26,40 +25,40 @@ from tasks.support.artifact_store import Item
 from tasks.support.logs import log
 from tasks.support.records import Record
 
-PAUSE = 300  # seconds; a store that does not answer shall not hold up every stage
+PAUSE = 300  # seconds; a store that does not answer must not delay every stage
 
 
 class ThisDisk(WritableFileSystem):
     """Results in the workspace alone."""
 
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
-        """A result; for Prefect whatever error this raises means that there is none."""
+        """A result; Prefect takes any error raised here to mean that there is none."""
         return unsealed(self._resolve_path(path).read_text()).encode()
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
-        """Keep a result, whole or not at all."""
+        """Save a result, whole or not at all."""
         try:
             workspace.write_text(self._resolve_path(path), sealed(content.decode()))
-        except OSError as error:  # of which Prefect says no word that a terminal shows
+        except OSError as error:  # of which Prefect shows nothing on the terminal
             log().warning("A result was not saved (%s): a later run computes it again.", error)
             raise
 
     def _resolve_path(self, path: str) -> Path:
-        """Prefect calls this; a worker's workspace may lie elsewhere than the flow's."""
+        """Prefect calls this too; a worker's workspace may be elsewhere than the flow's."""
         return workspace.current().results / path
 
 
 class ArtifactStore(ThisDisk):
-    """An artifact store as a block of Prefect: ``ArtifactStore(uri="s3://...").save("main")``."""
+    """An artifact store as a Prefect block: ``ArtifactStore(uri="s3://...").save("main")``."""
 
     _block_type_name = "Artifact store"
 
     uri: str = Field(pattern=f"^{artifact_store.ADDRESS}$", description="s3://bucket/prefix")
     _shared: set[str] = PrivateAttr(default_factory=set)  # results known to be in the store
-    _asked_again: float = PrivateAttr(default=0.0)  # after an outage, on the monotonic clock
+    _retry_at: float = PrivateAttr(default=0.0)  # after an outage, on the monotonic clock
 
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
-        """A result from this disk, else from the store; ValueError where neither has it."""
+        """A result from this disk, else from the store; ValueError if neither has it."""
         place = self._resolve_path(path)
         if place.is_file():
             self._share(place)
@@ -68,12 +67,12 @@ class ArtifactStore(ThisDisk):
         return super().read_path(path)
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
-        """Keep a result on this disk and in the store."""
+        """Save a result on this disk and in the store."""
         super().write_path(path, content)
         self._share(self._resolve_path(path), anew=True)
 
     def _share(self, place: Path, anew: bool = False) -> None:
-        """Bring a result to the store, after its files; where that fails, the next reader tries."""
+        """Upload a result, after its files; if that fails, the next reader tries again."""
         store, name = artifact_store.at(self.uri), f"results/{place.name}"
         if self._is_down() or (place.name in self._shared and not anew):
             return
@@ -83,7 +82,7 @@ class ArtifactStore(ThisDisk):
                 store.put(name, place.read_bytes())
             self._shared.add(place.name)
         except ValueError:
-            pass  # what a failed run or stage raised, which Prefect keeps too: of no use elsewhere
+            pass  # a failed run's or stage's error, which Prefect stores too: of no use elsewhere
         except (PipelineError, OSError) as error:
             self._go_on_without(error)
 
@@ -101,22 +100,22 @@ class ArtifactStore(ThisDisk):
         return content.decode()
 
     def _is_down(self) -> bool:
-        return time.monotonic() < self._asked_again
+        return time.monotonic() < self._retry_at
 
     def _go_on_without(self, error: Exception) -> None:
         log().warning("The run goes on without its artifact store: %s", error)
         if isinstance(error, TransientError):
-            self._asked_again = time.monotonic() + PAUSE
+            self._retry_at = time.monotonic() + PAUSE
 
 
 def sealed(content: str) -> str:
-    """A result as it is kept: a second line has the sha256 of the first."""
+    """A result as it is saved: followed by a line with its sha256."""
     return f"{content}\n{hashlib.sha256(content.encode()).hexdigest()}\n"
 
 
 def unsealed(kept: str) -> str:
-    """The result; ValueError where it was altered."""
-    content = kept[:-66]  # before two line feeds and a digest
+    """The result; ValueError if it was altered."""
+    content = kept[:-66]  # without two line feeds and a digest
     if sealed(content) != kept:
         raise ValueError("The result was altered.")
     return content
@@ -125,8 +124,8 @@ def unsealed(kept: str) -> str:
 def result_of(kept: str) -> Any:
     """The JSON that a stage returned.
 
-    What comes from elsewhere says itself how Prefect is to read it, be it as a pickle or by calling
-    some function: ValueError for all but Prefect's own JSON of our records.
+    What comes from elsewhere could itself tell Prefect how to read it, even as a pickle or by
+    calling some function: ValueError for all but Prefect's own JSON of our records.
     """
     stored = json.loads(unsealed(kept))
     if stored["metadata"]["serializer"] != JSONSerializer().model_dump():
@@ -135,7 +134,7 @@ def result_of(kept: str) -> Any:
 
 
 def _of_records(value: dict[str, Any]) -> dict[str, Any]:
-    """An object of the JSON; ValueError where Prefect would make of it what is no record."""
+    """An object of the JSON; ValueError if Prefect would turn it into anything but a record."""
     records = [to_qualified_name(record) for record in Record.__subclasses__()]
     if "__exc_type__" in value or ("__class__" in value and value["__class__"] not in records):
         raise ValueError("The result is no stage's.")
@@ -153,7 +152,7 @@ def items_in(value: Any) -> Iterator[Item]:
 
 
 def address(store: str | None) -> str | None:
-    """``s3://bucket/prefix`` as it is; that of the block for ``artifact-store/<its name>``."""
+    """``s3://bucket/prefix`` as it is; for ``artifact-store/NAME`` the address in that block."""
     if store is None or store.startswith("s3://"):
         return store
     try:

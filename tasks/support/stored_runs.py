@@ -1,7 +1,7 @@
-"""Finished runs in the artifact store: uploaded, checked and brought back whole or not at all.
+"""Finished runs in the artifact store: uploaded, verified and fetched whole or not at all.
 
-A run that is to be uploaded holds a mark from the moment that its folder is there. Whatever is
-killed at whatever moment, the next run, or ``--upload-pending``, completes the upload.
+A run to be uploaded is marked from the moment its folder exists. So whatever is killed, and
+whenever, the next run, or ``--upload-pending``, completes the upload.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Listed(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What is read of manifest.json."""
+    """What is read from manifest.json."""
 
     files: list[Listed]
 
 
 class Latest(BaseModel):
-    """What is read of latest.json."""
+    """What is read from latest.json."""
 
     run: str
 
@@ -56,14 +56,14 @@ def upload(store: Store, folder: Path) -> None:
     store.upload([Item(f"{name}/{MANIFEST}", manifest, digest, size, "application/json")])
     latest = store.get(LATEST)
     newest = parsed(Latest, latest, LATEST).run if latest else ""
-    if newest <= folder.name:  # a name begins with the time
+    if newest <= folder.name:  # names begin with the time
         store.put(LATEST, json.dumps({"run": folder.name, "manifest_sha256": digest}).encode())
 
 
 def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
-    """Upload the marked runs, oldest first; for each, what went wrong. Such a run stays marked."""
+    """Upload the marked runs, oldest first; each one's error or None. A failed run stays marked."""
     outcomes: dict[str, PipelineError | None] = {}
-    # Of stores that did not answer: to wait for one of them once is long enough.
+    # Stores that did not answer: to wait for each once is enough.
     down: dict[str, TransientError] = {}
     for mark in run_folder.each(PENDING, runs):
         run = mark.parent
@@ -88,7 +88,7 @@ def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
 def publish(store: Store, folder: Path) -> str:
     """Upload this run and those that are pending; return what the summary says.
 
-    An outage is no failure of the run, which is whole on this disk; a refusal is.
+    An outage does not fail the run, which is complete on this disk; a refusal does.
     """
     from prefect.artifacts import create_link_artifact
 
@@ -113,13 +113,13 @@ def publish(store: Store, folder: Path) -> str:
 
 
 def verify(uri: str) -> str:
-    """Read a stored run through; PermanentError where it is not as its manifest says."""
+    """Read a whole stored run; PermanentError if it is not as its manifest says."""
     with tempfile.TemporaryDirectory() as folder:
         return f"{fetch(uri, Path(folder) / 'run')} is whole."
 
 
 def fetch(uri: str, folder: Path) -> str:
-    """Bring a stored run into a new folder, checked, whole or not at all; say what came.
+    """Fetch a stored run into a new folder, checked, whole or not at all; say what was fetched.
 
     ``uri`` is the run's, ``s3://bucket/prefix/runs/<name>``, or the store's for the newest run.
     """
@@ -162,7 +162,7 @@ def items_of(manifest: bytes, name: str, folder: Path) -> list[Item]:
 
 
 def parsed(model: type[T], content: bytes, name: str) -> T:
-    """JSON of ours; PermanentError where it was damaged."""
+    """Parse JSON that we wrote; PermanentError if it was damaged."""
     try:
         return model.model_validate_json(content)
     except ValidationError as error:

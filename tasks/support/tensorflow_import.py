@@ -1,6 +1,6 @@
-"""Import TensorFlow: quietly, with one thread to an operation, and with graphs as they are written.
+"""Import TensorFlow: quietly, with one thread per operation, and without rewriting graphs.
 
-Work is shared out in larger pieces than an operation (lanes of a batch, batches, members), which
+Work is parallelized in larger pieces than an operation (lanes of a batch, batches, members), which
 is faster on a few cores and gives the same bytes however many there are.
 """
 
@@ -17,23 +17,23 @@ NOTES = re.compile(rb"(WARNING: All log messages before absl::|[IWE]0000 ).*\n?"
 
 
 def use_one_core() -> None:
-    """In a worker, one of as many as there are cores: run one operation at a time."""
+    """In a worker, of which there is one per core: run one operation at a time."""
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 
 def load() -> None:
-    """Import TensorFlow (4 s); what else comes to stderr meanwhile is shown afterwards."""
+    """Import TensorFlow (4 s); stderr is shown afterwards, without TensorFlow's notices."""
     if "tensorflow" not in sys.modules:
         _import_quietly()
     import tensorflow as tf
 
     # Grappler takes 0.1 s to rewrite a graph, and none of ours ran any faster for it.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    # It takes each member's network, which is traced once, for one function traced again and again.
-    tf.get_logger().addFilter(_is_not_of_tracing)
+    # TensorFlow mistakes the networks, each traced once, for one function traced over and over.
+    tf.get_logger().addFilter(_is_not_about_retracing)
 
 
-def _is_not_of_tracing(record: logging.LogRecord) -> bool:
+def _is_not_about_retracing(record: logging.LogRecord) -> bool:
     return "triggered tf.function retracing" not in record.getMessage()
 
 
@@ -41,7 +41,7 @@ def _import_quietly() -> None:
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
-        # What it makes stays: to look through it again and again is a fifth of a short run.
+        # What the import creates stays: scanning it again and again takes a fifth of a short run.
         gc.disable()
         try:
             import tensorflow as tf

@@ -22,18 +22,18 @@ from tasks.support import artifact_store, tensorflow_import, workspace
 from tasks.support.code_digest import project_digest
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "prefect")
-# What `flows` sets before TensorFlow is imported; it has to be the same everywhere.
+# What `flows` sets before TensorFlow is imported; it must be the same everywhere.
 ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL")
-# This process's own, read before a member under way, maybe another run's, sets it to its own.
+# This process's own, read at import: each member sets the variable to its run's workspace.
 OWN_WORKSPACE = os.environ.get(workspace.ENVIRONMENT_VARIABLE)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run keeps its files, and what its workers must be like."""
+    """Where a run keeps its files, and what its workers must have."""
 
     root: Path  # of the flow's workspace
-    marker: Path  # a file in it: who sees it shares the folder
+    marker: Path  # a file in it: a worker that sees it shares the folder
     store: str | None
     environment: dict[str, str]
     software: dict[str, str]
@@ -45,7 +45,7 @@ class Place:
         return self.marker.exists() and own == self.root
 
     def unfit(self) -> str | None:
-        """Why this process cannot work for the run; None where it can."""
+        """Why this process cannot work for the run; None if it can."""
         for name, ours in software().items():
             if ours != self.software[name]:
                 return f"has {name} {ours[:12]}, the flow {self.software[name][:12]}"
@@ -88,7 +88,7 @@ def has_own_disk() -> bool:
 
 @contextmanager
 def place() -> Iterator[Place]:
-    """In the flow: that of the run under way."""
+    """In the flow: the place of the run in progress."""
     opened, store = workspace.current(), artifact_store.current()
     with tempfile.NamedTemporaryFile(dir=opened.locks, prefix="seen-by-workers-") as marker:
         yield Place(
@@ -101,6 +101,6 @@ def place() -> Iterator[Place]:
 
 
 def software() -> dict[str, str]:
-    """Versions of what makes a member's bytes."""
+    """The versions that a member's bytes depend on."""
     versions = {name: version(name) for name in LIBRARIES}
     return {"code": project_digest(), "python": platform.python_version(), **versions}

@@ -1,11 +1,11 @@
-"""The workspace: the one folder under which everything is written, and how files come to be there.
+"""The workspace: the one folder under which everything is written, and how files get there.
 
     data/     the competition's files as they came
-    cache/    results/ (what each stage returned), files/ (what stages hand each other, named by
-              their sha256), checkpoints/ (trainings under way), locks/ (stages under way)
-    runs/     one folder a run, for people; ``latest`` points to the newest
+    cache/    results/ (what each stage returned), files/ (what stages pass to each other, named
+              by their sha256), checkpoints/ (trainings in progress), locks/ (stages in progress)
+    runs/     one folder per run, for people; ``latest`` points to the newest
 
-A cache entry holds no path of the machine, so the workspace can be moved.
+A cache entry holds no absolute path, so the workspace can be moved.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Workspace:
         self.stage_seconds: dict[str, float] = {}
 
     def make_folders(self) -> None:
-        """Create the folders; raise PermanentError where that cannot be done."""
+        """Create the folders and remove what killed runs left; PermanentError if that fails."""
         try:
             for folder in (self.data, self.runs, self.results, self.files, self.locks):
                 folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.root, self.files, self.results, self.runs):
                 remove_abandoned(folder)
             with self.temporary_folder():
-                pass  # the folders may be there and yet not be writable
+                pass  # the folders may exist and yet not be writable
         except OSError as error:
             raise PermanentError(
                 f"The workspace {self.root} cannot be written: {error.strerror or error}"
@@ -79,7 +79,7 @@ class Workspace:
 
     @contextmanager
     def time_stage(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to the stage's sum."""
+        """Add the seconds that the block takes to the stage's sum."""
         started = time.monotonic()
         try:
             yield
@@ -92,9 +92,9 @@ _current: Workspace | None = None
 
 
 def current() -> Workspace:
-    """The workspace of this process: that of the run under way, else of the environment.
+    """The workspace of this process: that of the run in progress, else that of the environment.
 
-    The environment serves worker processes, on this machine or on another one.
+    The environment is for worker processes, on this machine or on another one.
     """
     global _current
     if _current is None:
@@ -105,7 +105,7 @@ def current() -> Workspace:
 
 @contextmanager
 def opened(root: Path) -> Iterator[Workspace]:
-    """Make ``root`` the workspace of this process, and of those that it starts."""
+    """Make ``root`` the workspace of this process and of those that it starts."""
     global _current
     workspace = Workspace(root)
     workspace.make_folders()
@@ -119,7 +119,7 @@ def opened(root: Path) -> Iterator[Workspace]:
 
 @contextmanager
 def environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable of the environment, with None unset it, and put it back in the end."""
+    """Set an environment variable, or unset it with None; restore it at the end."""
     before = os.environ.pop(name, None)
     if value is not None:
         os.environ[name] = value
@@ -148,7 +148,7 @@ def making_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove what killed runs were making here."""
+    """Remove what killed runs left half-made here."""
     for folder in parent.glob(MAKING + "*"):
         try:
             if abs(time.time() - folder.stat().st_mtime) < SETTLED_SECONDS:
@@ -172,7 +172,7 @@ def sha256_of(path: Path) -> str:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Make ``target`` a whole file at once: another process sees all of it or nothing."""
+    """Move a file to ``target`` atomically: another process sees all of it or nothing."""
     with source.open("rb+") as file:
         os.fsync(file.fileno())
     if target.is_dir() and not target.is_symlink():
