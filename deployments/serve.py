@@ -1,6 +1,6 @@
-"""Serve the flow from one process: when asked to in the UI or through the API, or on a schedule.
+"""Serve the flow from one process: runs on request, in the UI or through the API, or on a schedule.
 
-Such as: ``python deployments/serve.py --cron "0 6 * * 1" --timezone Europe/London``.
+For example: ``python deployments/serve.py --cron "0 6 * * 1" --timezone Europe/London``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from flows import command_line
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """When to run, and the arguments that are the flow's."""
+    """The options that say when to run, and the arguments that are the flow's."""
     parser = argparse.ArgumentParser(
         prog="serve.py",
         description="Serve the Digit Recognizer flow until Ctrl-C.",
@@ -34,7 +34,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def known_timezone(name: str) -> str:
-    """Check a name of the time zone database."""
+    """The name, if the time zone database has it."""
     try:
         return ZoneInfo(name).key
     except (ZoneInfoNotFoundError, ValueError):
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
     from flows.mnist_flow import mnist_flow
 
-    if not PREFECT_API_URL.value():  # the server that Prefect would start here runs no schedules
+    if not PREFECT_API_URL.value():  # the one that Prefect would start runs no schedules
         print(
             "error: there is no Prefect server configured. Start one in another terminal with "
             "`prefect server start`, and set its address here: "

@@ -1,8 +1,8 @@
-"""Keep credentials as Secret blocks on the Prefect server, and hand them to the runs of work pools.
+"""Store credentials as Secret blocks on the Prefect server, and give them to work pools' runs.
 
-Such as: ``python deployments/set_secrets.py KAGGLE_API_TOKEN --pool process``. Each value is taken
-from the environment variable of that name, else asked for; it is never an argument. The pool gets
-a reference to the block, which its worker resolves when a run starts.
+For example: ``python deployments/set_secrets.py KAGGLE_API_TOKEN --pool process``. Each value is
+taken from the environment variable of that name, or asked for; it is never an argument. The pool
+gets a reference to the block, which its worker resolves when a run starts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectNotFound
 
 
 def main(arguments: list[str]) -> int:
-    """Store the secrets, refer the pools to them; return the exit code."""
+    """Store the secrets and put references to them into the pools; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="set_secrets.py",
         description="Store credentials on the Prefect server, for the runs of work pools.",
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 
 def block_name(variable: str) -> str:
-    """A block's name for an environment variable's: lowercase, with dashes."""
+    """The name of an environment variable's block: lowercase, with dashes."""
     return variable.lower().replace("_", "-")
 
 
