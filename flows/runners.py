@@ -111,7 +111,7 @@ class EachMember:
 
 @contextmanager
 def each_member(settings: Settings, members: int) -> Iterator[EachMember]:
-    """Choose where the members run, log it unless it is this process, and provide the workers."""
+    """Choose where the members run, log that, and provide the workers."""
     name, workers = choose(settings, members)
     missing = settings.allow_missing_members
     if name == "processes":
@@ -121,6 +121,8 @@ def each_member(settings: Settings, members: int) -> Iterator[EachMember]:
         with dask(settings.dask_address, workers) as runner:
             yield EachMember(lambda: nullcontext(runner), members, missing)
     else:
+        if members > 1:
+            get_run_logger().info("The %d members are trained in this process, one by one", members)
         yield EachMember(nullcontext, members, missing)
 
 
