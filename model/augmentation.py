@@ -1,7 +1,8 @@
-"""Change digits: at random, each warped, bent, thicker or thinner its own way; or all by maps.
+"""Augmentation: warp, bend, thicken or thin each digit at random; or warp digits by given maps.
 
-Bent as by P. Simard, D. Steinkraus, J. Platt, Best practices for convolutional neural networks
-applied to visual document analysis, 2003, whose displacements are smooth by cubic splines here.
+Bending is the elastic distortion of P. Simard, D. Steinkraus, J. Platt, Best practices for
+convolutional neural networks applied to visual document analysis, 2003, here smoothed by cubic
+splines.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]  # (n, 28, 28, 1), 0 to 255
 
-ROTATION = math.radians(12)  # at most, either way; as are the next three
-ZOOM = 0.12  # of the size, each way on its own
+ROTATION = math.radians(12)  # at most, in either direction; so are the next three
+ZOOM = 0.12  # logarithm of the factor; width and height independently
 SHEAR = 0.15
 SHIFT = 1.2  # pixels: digits come centred
-BEND = 0.8  # pixels: standard deviation of how far each knot moves, each way on its own
-KNOTS = 7  # in a row and in a column, the first and last of them beyond the border
+BEND = 0.8  # pixels: standard deviation of each knot's displacement, in x and in y independently
+KNOTS = 7  # per row and per column, the first and last of them beyond the border
 BORDER = 2  # pixels of background around the image
-STROKES = 0.5  # at most, of a whole pixel all around: thicker or thinner
-PIECE = 4_000  # images at a time: in float32 they take four times their place
+STROKES = 0.5  # at most: share of thickening or thinning by a whole pixel on every side
+PIECE = 4_000  # images at a time, since in float32 they take four times the memory
 
 
 def augment(images: Any, seed: Any) -> Any:
-    """uint8 (n, 28, 28, 1) to float32 alike; ``seed``, int32 (2,), decides everything."""
+    """Augment uint8 (n, 28, 28, 1) to float32 of that shape; ``seed``, int32 (2,), decides how."""
     import tensorflow as tf
 
     warp_seed, stroke_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
@@ -35,10 +36,10 @@ def augment(images: Any, seed: Any) -> Any:
 
 
 def warp(images: Any, seed: Any) -> Any:
-    """uint8 (n, 28, 28, 1) to float32 alike: rotated, zoomed, sheared, shifted and bent.
+    """Rotate, zoom, shear, shift and bend uint8 (n, 28, 28, 1); float32 of the same shape.
 
-    The warps are composed before any pixel is touched: layer after layer of Keras would
-    interpolate, and blur, each time.
+    The warps are composed first, and pixels interpolated once: a stack of Keras layers would
+    interpolate, and so blur, in every layer.
     """
     import tensorflow as tf
 
@@ -50,7 +51,7 @@ def warp(images: Any, seed: Any) -> Any:
 
 
 def dilate_or_erode(images: Any, seed: Any) -> Any:
-    """float32 (n, 28, 28, 1) to the same, strokes thicker or thinner."""
+    """Thicken or thin the strokes of float32 (n, 28, 28, 1); same shape and dtype."""
     import tensorflow as tf
 
     amount = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 1), seed, -STROKES, STROKES)
@@ -60,9 +61,9 @@ def dilate_or_erode(images: Any, seed: Any) -> Any:
 
 
 def view(images: Images, share: float) -> Images:
-    """The images, all warped alike, by that share of every range at once; by 0 the very same array.
+    """The images, all warped alike: by ``share`` of every affine range; for 0 the very same array.
 
-    A network that was trained with warps errs less on the mean over some views of a digit.
+    For test-time augmentation: averaged over some views, a network trained with warps errs less.
     """
     if share == 0:
         return images
@@ -71,10 +72,10 @@ def view(images: Images, share: float) -> Images:
 
 
 def transform(images: Images, maps_of: Callable[[Images], Any]) -> Images:
-    """The images, their pixels moved; what comes from outside is background.
+    """Warp the images by affine maps; pixels from outside an image are background.
 
-    ``maps_of`` gives the maps of some of the images, float32 (n, 6), or (1, 6) for all of them:
-    where each pixel x, y comes from, a b c d e f for (ax+by+c, dx+ey+f).
+    ``maps_of`` returns the inverse maps of some of the images, float32 (n, 6), or (1, 6) for one
+    that all share: with a b c d e f, pixel (x, y) comes from (ax+by+c, dx+ey+f).
     """
     moved = np.empty_like(images)
     for start in range(0, len(images), PIECE):
@@ -84,15 +85,15 @@ def transform(images: Images, maps_of: Callable[[Images], Any]) -> Images:
 
 
 def _inverse_maps(amounts: Any) -> Any:
-    """Maps for ``transform``, float32 (n, 6), of amounts (6, n), each a share of its range."""
+    """Maps for ``transform``, float32 (n, 6), from amounts (6, n), each a share of its range."""
     import tensorflow as tf
 
     rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(amounts)
     cosine, sine = tf.cos(ROTATION * rotation), tf.sin(ROTATION * rotation)
     wide, high, slant = tf.exp(ZOOM * zoom_x), tf.exp(ZOOM * zoom_y), SHEAR * shear
-    a, b = cosine * wide, cosine * slant * wide - sine * high  # rotated after sheared and zoomed
+    a, b = cosine * wide, cosine * slant * wide - sine * high  # shear, then zoom, then rotation
     d, e = sine * wide, sine * slant * wide + cosine * high
-    centre = 27 / 2  # of the pixels 0 to 27: it stays in place but for the shift
+    centre = 27 / 2  # of pixels 0 to 27: only the shift moves it
     c = centre - a * centre - b * centre + SHIFT * shift_x
     f = centre - d * centre - e * centre + SHIFT * shift_y
     return tf.stack([a, b, c, d, e, f], axis=1)
@@ -108,7 +109,7 @@ def _mapped(maps: Any) -> tuple[Any, Any]:
 
 
 def _bends(count: Any, seed: Any) -> tuple[Any, Any]:
-    """How far each pixel is moved, x and y, float32 (n, 28, 28): smooth between random knots."""
+    """Displacement of each pixel, x and y, float32 (n, 28, 28): smooth between random knots."""
     import tensorflow as tf
 
     knots = BEND * tf.random.stateless_normal((2, count, KNOTS, KNOTS), seed)
@@ -126,10 +127,10 @@ def _spline() -> NDArray[np.float32]:
 
 
 def _sampled(images: Any, x: Any, y: Any) -> Any:
-    """The images' values at x and y, float32 (n, 28, 28, 1), between pixels bilinearly.
+    """The images at x and y, float32 (n, 28, 28, 1), bilinearly interpolated between pixels.
 
-    Written out, since ImageProjectiveTransformV3 cannot bend and Keras' map_coordinates wants to
-    know beforehand how many images there are.
+    Written out, since ImageProjectiveTransformV3 cannot bend and Keras' map_coordinates needs to
+    know the number of images in advance.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""The states of a training, saved after every epoch, from which a killed one goes on."""
+"""Checkpoints: the state of a training, saved after every epoch, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from model.recipes import Recipe
 if TYPE_CHECKING:
     import tensorflow as tf
 
-KEPT = 2  # the newest, and the one before should the newest be damaged
+KEPT = 2  # the newest, and the one before it in case the newest is damaged
 
 logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The newest states of one training in a folder: ``epoch-0007-<sha256 of the file>.npz``."""
+    """The newest checkpoints of a training in a folder, ``epoch-0007-<sha256 of the file>.npz``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def restore(self, variables: list[tf.Variable]) -> list[Epoch]:
-        """Put the newest undamaged state into the variables; the history up to it, maybe empty."""
+        """Load the newest undamaged checkpoint into the variables; its history, or [] if none."""
         for path in sorted(self.folder.glob("epoch-*.npz"), reverse=True):
             try:
                 content = path.read_bytes()
             except OSError as error:
                 logger.warning(
-                    "The saved state %s cannot be read (%s) and is not used.", path, error
+                    "The checkpoint %s cannot be read (%s) and is not used.", path, error
                 )
                 continue
             if hashlib.sha256(content).hexdigest() != path.stem.rpartition("-")[2]:
-                logger.warning("The saved state %s is damaged and is not used.", path)
+                logger.warning("The checkpoint %s is damaged and is not used.", path)
                 continue
             with np.load(io.BytesIO(content), allow_pickle=False) as saved:
                 for index, variable in enumerate(variables):
                     variable.assign(saved[str(index)])
                 history = [Epoch(**epoch) for epoch in json.loads(str(saved["history"]))]
-            logger.info("Training goes on after epoch %d, saved in %s.", len(history), path)
+            logger.info("Training resumes after epoch %d, from %s.", len(history), path)
             return history
         return []
 
     def save(self, variables: list[tf.Variable], history: list[Epoch]) -> None:
         """Write the state after the last epoch of the history, whole or not at all.
 
-        Where it cannot be written, training is worth more than its checkpoint and goes on.
+        If it cannot be written, training goes on: it is worth more than its checkpoint.
         """
-        told = json.dumps([asdict(epoch) for epoch in history])
-        arrays = {"history": np.array(told)}
+        history_json = json.dumps([asdict(epoch) for epoch in history])
+        arrays = {"history": np.array(history_json)}
         arrays |= {str(index): value.numpy() for index, value in enumerate(variables)}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
@@ -77,8 +77,8 @@ class Checkpoints:
                 old.unlink()
         except OSError as error:
             logger.warning(
-                "The state after epoch %d cannot be saved (%s). Training goes on; if it is "
-                "interrupted, it begins again from the state before.",
+                "The checkpoint after epoch %d cannot be saved (%s). Training goes on; if it is "
+                "interrupted, it resumes from the previous checkpoint.",
                 len(history),
                 error,
             )
@@ -92,7 +92,7 @@ def identity(
     labels: NDArray[np.uint8],
     validation: NDArray[np.bool_],
 ) -> str:
-    """A name that two trainings share only where, with the same code, they give the same bytes."""
+    """A name that two trainings share only if, with the same code, they give the same bytes."""
     import keras
     import tensorflow as tf
 

@@ -1,6 +1,6 @@
 """The forms in which a network sees digits: as drawn, upright, or all of one width.
 
-Members that see different forms err on different digits, so that their mean errs less: D. Ciresan,
+Members that see different forms misread different digits, so their mean misreads fewer: D. Ciresan,
 U. Meier, J. Schmidhuber, Multi-column deep neural networks for image classification, 2012.
 """
 
@@ -13,21 +13,21 @@ from model.augmentation import Images, transform
 from model.recipes import Form
 
 WIDTH = 20  # pixels
-STRETCH = 1.6  # at most, and as much narrower: a one stays a stroke
-SHEAR = 0.8  # pixels a row that are put upright at most
-INK = 30  # what is darker belongs to the digit's box
-CENTRE = 27 / 2  # of the pixels 0 to 27
+STRETCH = 1.6  # largest factor by which a digit is widened or narrowed: a 1 stays a stroke
+SHEAR = 0.8  # pixels per row: the largest slant that is removed
+INK = 30  # above it, a pixel belongs to the digit's bounding box
+CENTRE = 27 / 2  # of pixels 0 to 27
 
 
 def in_form(images: Images, form: Form) -> Images:
-    """The images in that form, each centred; as drawn it is the very same array."""
+    """The images in that form, each digit centred; for ``drawn`` the very same array."""
     if form == "drawn":
         return images
     return transform(images, _upright if form == "upright" else _of_one_width)
 
 
 def _upright(images: Images) -> NDArray[np.float32]:
-    """Maps that shear each digit until its rows' centres stand above each other on average."""
+    """Maps that shear each digit until the centres of its rows show no slant on average."""
     ink = images[..., 0] / np.maximum(1.0, images.sum(axis=(1, 2, 3))[:, None, None])
     by_row, by_column = ink.sum(axis=2), ink.sum(axis=1)
     pixels = np.arange(28)
@@ -39,7 +39,7 @@ def _upright(images: Images) -> NDArray[np.float32]:
 
 
 def _of_one_width(images: Images) -> NDArray[np.float32]:
-    """Maps that stretch each digit's box to one width."""
+    """Maps that scale the bounding box of each digit to WIDTH."""
     ink = images[..., 0] > INK
     (top, bottom), (left, right) = (_ends(ink.max(axis=axis)) for axis in (2, 1))
     stretch = np.clip((right - left + 1) / WIDTH, 1 / STRETCH, STRETCH)
@@ -47,7 +47,7 @@ def _of_one_width(images: Images) -> NDArray[np.float32]:
 
 
 def _ends(inked: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first and the last that has ink, of bool (n, 28)."""
+    """Indices of the first and the last True in each row of bool (n, 28)."""
     return inked.argmax(axis=1), 27 - inked[:, ::-1].argmax(axis=1)
 
 
@@ -58,7 +58,7 @@ def _maps(
     stretch: NDArray[np.floating],
     slant: NDArray[np.floating],
 ) -> NDArray[np.float32]:
-    """Maps, float32 (n, 6), that bring y, x to the centre; an empty image stays as it is."""
+    """Maps, float32 (n, 6), that move y, x to the centre; an empty image stays as it is."""
     one, zero = np.ones_like(stretch), np.zeros_like(stretch)
     to_x = stretch, slant, x - (stretch + slant) * CENTRE
     maps = np.stack([*to_x, zero, one, y - CENTRE], axis=1)

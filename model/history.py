@@ -1,4 +1,4 @@
-"""What each epoch of a training gave, and the CSV that tells it, a row an epoch."""
+"""The results of each epoch of a training, and the CSV that holds them, one row per epoch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SCORES = ("train_accuracy", "train_loss", "validation_accuracy", "validation_los
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave. Training figures are means while the weights change, with dropout.
+    """The results of one epoch. Training figures are means over it: weights change, dropout is on.
 
-    The learning rate is that of the step after it: a cycle ends with zero.
+    The learning rate is that of the step after the epoch, so one-cycle ends with zero.
     """
 
     epoch: int  # counted from 1
@@ -27,7 +27,7 @@ class Epoch:
 
 
 def write(history: Sequence[Epoch], member: int, path: Path) -> None:
-    """Write a member's epochs; no times, so that the same training gives the same bytes."""
+    """Write a member's epochs, without times, so that the same training gives the same bytes."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["member", "epoch", *SCORES, "learning_rate"])
@@ -43,6 +43,6 @@ def merge(histories: Sequence[Path], path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """The rows, by the names of their columns."""
+    """The rows, each a dict by column name."""
     with path.open(newline="") as file:
         return [{name: float(v) for name, v in row.items()} for row in csv.DictReader(file)]

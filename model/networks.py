@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def reference() -> list[keras.Layer]:
     """The reference CNN, 225,034 weights.
 
-    ReLU stands behind the pooling: the same values (the larger of two is the same before and
-    after ReLU) with a quarter of the work.
+    ReLU comes after max pooling: the two commute, so the values are the same, for a quarter of
+    the work.
     """
     from keras import layers
 
     return [
-        # The second pooling leaves out a row and a column, and with them what only they see.
+        # The second pooling drops a row and a column; the pixels that only they see are cropped.
         layers.Cropping2D(((0, 2), (0, 2))),
         layers.Rescaling(1 / 255),
         layers.Conv2D(32, 3),
@@ -41,14 +41,14 @@ def reference() -> list[keras.Layer]:
 
 
 def small() -> list[keras.Layer]:
-    """A CNN for two epochs: what its first layer looks for is given, and the rest is learned."""
+    """A CNN for two epochs: the filters of its first layer are fixed, and the rest is learned."""
     from keras import initializers, layers
 
     return [
         layers.Cropping2D(2),  # digits keep clear of the border
         layers.Rescaling(1 / 255),
-        # Given, since gradients of the largest map are a quarter of a training's time, and two
-        # epochs do not lead from random filters to better ones.
+        # Fixed: the gradient of the largest feature map would take a quarter of the training
+        # time, and two epochs do not turn random filters into better ones.
         layers.Conv2D(
             16,
             5,
@@ -69,7 +69,7 @@ def small() -> list[keras.Layer]:
 
 
 def edges_and_bars() -> NDArray[np.float32]:
-    """Gabor's filters, (5, 5, 1, 16): edges and bars, light and dark, in four directions each.
+    """Gabor filters, (5, 5, 1, 16): edges and bars, light and dark, in four directions each.
 
     D. Gabor, Theory of communication, 1946; in two dimensions J. Daugman, 1985.
     """
@@ -80,7 +80,7 @@ def edges_and_bars() -> NDArray[np.float32]:
         across = y * np.sin(direction) + x * np.cos(direction)
         for phase in np.arange(4) * np.pi / 2:
             wave = window * np.cos(1.4 * across + phase)
-            wave -= wave.mean()  # no answer to an even surface
+            wave -= wave.mean()  # no response to a uniform area
             filters.append(wave / np.linalg.norm(wave))
     return np.stack(filters, axis=-1)[:, :, np.newaxis].astype(np.float32)
 
@@ -89,8 +89,8 @@ def deep() -> list[keras.Layer]:
     """Six convolutions, five of them with batch normalisation; 349,834 weights."""
     from keras import layers
 
-    # SiLU lowers ReLU's cross-entropy by a twentieth, and takes a twentieth more time: thrice that
-    # behind the first convolution too, whose maps are the largest, for no more.
+    # SiLU: a twentieth less cross-entropy than ReLU, for a twentieth more time. After the first
+    # convolution too, whose feature maps are the largest, it takes three times that for no gain.
     def convolution(filters: int) -> list[keras.Layer]:
         return [
             layers.Conv2D(filters, 3, use_bias=False),
@@ -100,7 +100,7 @@ def deep() -> list[keras.Layer]:
 
     return [
         layers.Rescaling(1 / 255),
-        # Not normalised: on the largest maps that cost a like network a quarter of its time.
+        # Not normalised: on the largest maps that took a similar network a quarter of its time.
         layers.Conv2D(32, 3, activation="relu"),
         layers.Conv2D(48, 3, use_bias=False),
         layers.MaxPooling2D(),
@@ -112,7 +112,7 @@ def deep() -> list[keras.Layer]:
         layers.MaxPooling2D(),
         *convolution(192),
         layers.Flatten(),
-        # Behind the last normalisation: before one, its moments would not be those of prediction
+        # After the last normalisation: before one, its moments would not be those at prediction
         # (X. Li and others, Understanding the disharmony between dropout and batch normalization).
         layers.Dropout(0.2),
         layers.Dense(10),
@@ -124,26 +124,26 @@ NETWORKS = {"reference": reference, "small": small, "deep": deep}
 
 
 def build(network: str, seed: int) -> keras.Model:
-    """A new network, uint8 (n, 28, 28, 1) to float32 (n, 10); ``seed`` decides its weights."""
+    """A new network, uint8 (n, 28, 28, 1) to float32 (n, 10); ``seed`` determines its weights."""
     import keras
 
     layers = NETWORKS[network]()
-    # Keras would draw the weights from Python's global generator, which any thread may draw from.
+    # Keras would seed the weights from Python's global generator, which any thread may draw from.
     learned = [each for each in layers if each.trainable and hasattr(each, "kernel_initializer")]
     seeds = np.random.SeedSequence(seed).generate_state(len(learned))
-    for layer, its_seed in zip(learned, seeds, strict=True):
-        layer.kernel_initializer = keras.initializers.GlorotUniform(int(its_seed >> 1))
-    # Without the dtype Keras would have its input cast before the first layer sees it.
+    for layer, layer_seed in zip(learned, seeds, strict=True):
+        layer.kernel_initializer = keras.initializers.GlorotUniform(int(layer_seed >> 1))
+    # Without the dtype, Keras would cast the input before the first layer sees it.
     pixels = keras.Input((28, 28, 1), dtype="uint8")
     return keras.Sequential([pixels, *layers], name=network)
 
 
 def in_training(layer: keras.Layer, x: Any) -> Any:
-    """What the layer makes of x in training, where batch normalisation moves its moments.
+    """Apply the layer in training mode, where batch normalisation updates its moving moments.
 
-    TensorFlow has that as one operation where Keras' layer makes a dozen: the same but for
-    rounding and the moving variance, whose estimate is unbiased here; a tenth less time for
-    all of ``deep``.
+    TensorFlow does that in one fused operation, Keras' layer in a dozen. The result is the same
+    but for rounding and the moving variance, whose estimate is unbiased here; all of ``deep``
+    takes a tenth less time.
     """
     import keras
     import tensorflow as tf
@@ -166,9 +166,9 @@ def in_training(layer: keras.Layer, x: Any) -> Any:
 
 @contextmanager
 def computing_in(precision: str, model: keras.Model) -> Iterator[None]:
-    """What is traced within computes in float32 or bfloat16 up to the logits, which are float32.
+    """What is traced within computes in ``precision``, float32 or bfloat16; logits in float32.
 
-    The weights are float32 all the same, and what is traced later computes in float32.
+    The weights stay float32, and what is traced later computes in float32.
     """
     layers = model.layers[:-2] if precision == "bfloat16" else []
     for layer in layers:

@@ -1,4 +1,4 @@
-"""What the members of an ensemble make of the training rows: unseen ones, and seen ones."""
+"""What the members of an ensemble predict for the rows they held out and for those trained on."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Read(NamedTuple):
-    """Some of the training rows, and what is predicted of them."""
+    """Predictions for some of the rows of train.csv."""
 
-    rows: NDArray[np.int64]  # (n,): their numbers
+    rows: NDArray[np.int64]  # (n,): indices
     probabilities: NDArray[np.float64]  # (n, 10)
 
 
@@ -29,26 +29,26 @@ def predict(
     positions: NDArray[np.float64],
     recipe: Recipe,
 ) -> tuple[Read, Read]:
-    """The rows that were held out and those that were trained on, by members and their networks.
+    """Predictions for held-out rows and for rows trained on, from (member, network) pairs.
 
-    A held-out row's prediction is the mean over the members that did not see it in training (out
-    of fold); that of a row trained on is by the first member that did: with all of them the
-    evaluation of twelve members took a quarter of their training's time.
+    A held-out row gets the mean over the members that held it out (out of fold). A row trained on
+    gets the prediction of the first member that trained on it: with all of them, evaluating twelve
+    members took a quarter of their training time.
     """
     sums = np.zeros((2, len(images), digits.CLASSES))  # held out, trained on
-    times = np.zeros((2, len(images)), dtype=int)
+    counts = np.zeros((2, len(images)), dtype=int)
     for member, network in networks:
         held_out = digits.validation_mask(positions, recipe.validation_fraction, member)
-        first_trained_on = ~held_out & (times[1] == 0)
+        first_trained_on = ~held_out & (counts[1] == 0)
         wanted = held_out | first_trained_on
         probabilities = prediction.predict(
             network, images[wanted], form=recipe.form(member), views=recipe.views
         )
         for which, mask in enumerate((held_out, first_trained_on)):
             sums[which, mask] += probabilities[mask[wanted]]
-            times[which] += mask
-    held_out_rows, trained_rows = (np.flatnonzero(count) for count in times)
+            counts[which] += mask
+    held_out_rows, trained_rows = (np.flatnonzero(count) for count in counts)
     return (
-        Read(held_out_rows, sums[0, held_out_rows] / times[0, held_out_rows, None]),
+        Read(held_out_rows, sums[0, held_out_rows] / counts[0, held_out_rows, None]),
         Read(trained_rows, sums[1, trained_rows]),
     )

@@ -1,4 +1,4 @@
-"""Predict with a trained network, whole arrays or streams, and load one from its file."""
+"""Load a trained network from its file, and predict with it, for whole arrays or streams."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from model.recipes import Form
 if TYPE_CHECKING:
     import keras
 
-Probabilities = NDArray[np.float32]  # (n, 10), each row adds up to 1
+Probabilities = NDArray[np.float32]  # (n, 10), each row sums to 1
 
-BATCH_SIZE = 1000  # images a call into TensorFlow, for one thread
-SLICE = 32  # of them at a time: so few that their activations stay in the processor's cache
+BATCH_SIZE = 1000  # images per call into TensorFlow, in one thread
+SLICE = 32  # images at a time, so few that their activations stay in the processor's cache
 
 
 def load(path: Path) -> keras.Model:
     """The network in a ``.keras`` file, ready to predict; nothing in the file is executed.
 
-    Raises PermanentError where the file cannot be read as one.
+    Raises PermanentError if the file cannot be read as one.
     """
     import keras
 
     remedy = "Train it again, or copy the whole file again."
-    if not zipfile.is_zipfile(path):  # Keras says of a cut file that there is none
-        raise PermanentError(f"{path} is not there or not a whole Keras model.", remedy)
+    if not zipfile.is_zipfile(path):  # Keras reports a truncated file as missing
+        raise PermanentError(f"{path} is not there, or is not a complete Keras model.", remedy)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -49,9 +49,9 @@ def predict(
     form: Form = "drawn",
     views: Sequence[float] = (0,),
 ) -> Probabilities:
-    """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1, by a network that sees that form.
+    """Probabilities (n, 10) of images (n, 28, 28, 1), n >= 1, by a network trained on that form.
 
-    They are the mean over those views of each image: see ``view`` of model.augmentation.
+    Test-time augmentation: they are the mean over ``views`` of each image, see augmentation.view.
     """
     seen = (in_form(view(images, share), form) for share in views)
     of_views = np.concatenate(list(predictor(model)(seen)))
@@ -60,10 +60,10 @@ def predict(
 
 
 def predictor(model: keras.Model) -> Callable[[Iterable[Images]], Iterator[Probabilities]]:
-    """A function from chunks of images to their probabilities, a batch at a time.
+    """A function from chunks of images to their probabilities, which it yields batch by batch.
 
-    It is traced once and holds one chunk and one batch, however many chunks come. Later changes
-    of the model's weights show in what it gives.
+    It is traced once, and holds one chunk and a batch per thread, however many chunks there are.
+    Later changes of the model's weights take effect.
     """
     import tensorflow as tf
 

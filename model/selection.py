@@ -1,7 +1,8 @@
 """Which rows an epoch trains on: all of them, or the hard ones and a share of the easy ones.
 
 After Z. Qin and others, InfoBatch: lossless training speed up by unbiased dynamic data pruning,
-2024. How many rows an epoch takes is fixed beforehand here, since the schedule must know its steps.
+2024. Unlike there, the number of rows per epoch is fixed beforehand: the schedule must know its
+steps.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-HARD = 0.2  # of all rows: those with the highest losses, of which every epoch takes each
-# Of the epochs, the last ones: they take all rows, as does the first, which knows no losses yet.
-# Without these two of best's sixteen the cross-entropy of its networks was a twentieth higher.
+HARD = 0.2  # share of all rows: those with the highest losses; every epoch takes them all
+# Share of the epochs, at the end, that take all rows, as does the first, which knows no losses yet.
+# Without it (two of best's sixteen), the cross-entropy of its networks was a twentieth higher.
 WHOLE_AT_END = 1 / 8
 
 
@@ -30,8 +31,8 @@ def select(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Indices (taken,) into the rows' latest losses (n,), in random order, and their weights.
 
-    An easy row that is taken stands for those that are not: the weights, float32 (taken,), add up
-    to n, so that the mean gradient is that of all rows.
+    The easy rows taken also stand for those left out: the weights, float32 (taken,), sum to n, so
+    that the gradient is on average that of all rows.
     """
     if taken == len(losses):
         return random.permutation(taken), np.ones(taken, np.float32)

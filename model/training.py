@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Labels = NDArray[np.uint8]  # (n,), 0 to 9
 
-WARM_UP = 0.2  # of a cycle's steps
-CHUNK_ROWS = 4_000  # one call into TensorFlow, at most 2 s: often enough for a live progress bar
+WARM_UP = 0.2  # share of a cycle's steps
+CHUNK_ROWS = 4_000  # per call into TensorFlow, at most 2 s: often enough for a live progress bar
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Trained:
     model: keras.Model
     history: list[Epoch]
     stopped_early: bool  # the target accuracy was reached before the last epoch
-    train_seconds: float  # all epochs and set-up, also what a run before a resume took
+    train_seconds: float  # of all epochs, also those before a resume, and of this call's set-up
 
 
 def train(
@@ -50,20 +50,20 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoints: Path | None = None,
 ) -> Trained:
-    """Train a member of the recipe on the rows outside ``validation`` (n,), which are held out.
+    """Train a member of the recipe, holding out the rows of the mask ``validation``, bool (n,).
 
-    The same arguments give the same weights to the byte on the same machine, also where
-    ``checkpoints`` holds what a killed run with these arguments left: training goes on from there.
-    ``on_batch(epoch, done, total)`` reports progress within an epoch a few times a second,
-    ``on_epoch`` every epoch that this call trained. Raises PermanentError where there is nothing to
-    train on or to validate with.
+    On the same machine, the same arguments give the same weights, byte for byte, also if training
+    resumes from what a killed run with these arguments left in ``checkpoints``.
+    ``on_batch(epoch, done, total)`` reports progress about every CHUNK_ROWS rows, ``on_epoch``
+    every epoch that this call trained. Raises PermanentError if there is nothing to train on or to
+    validate with.
     """
     started = time.perf_counter()
     training_rows, held_out = np.flatnonzero(~validation), np.flatnonzero(validation)
     if training_rows.size < recipe.lanes or not held_out.size:
         raise PermanentError(
             f"Of {len(labels)} rows {held_out.size} would be held out for validation.",
-            "Choose a validation fraction that leaves rows on both sides.",
+            "Choose a validation fraction that leaves rows for training and for validation.",
         )
     images = forms.in_form(images, recipe.form(member))
     learner = _Learner(recipe, seed, member, len(training_rows))
@@ -109,15 +109,15 @@ def train(
 
 
 class _Learner:
-    """A network and the state of Adam: its variables are all that one epoch hands to the next."""
+    """A network and Adam's state; ``variables`` is all that one epoch passes on to the next."""
 
     def __init__(self, recipe: Recipe, seed: int, member: int, rows: int) -> None:
         import tensorflow as tf
 
         self.recipe = recipe
         self.seed, self.member = seed, member
-        epochs = range(1, recipe.epochs + 1)
-        self.total_steps = sum(-(-self._trained(e, rows) // recipe.batch_size) for e in epochs)
+        trained = [self._trained_count(epoch, rows) for epoch in range(1, recipe.epochs + 1)]
+        self.total_steps = sum(-(-count // recipe.batch_size) for count in trained)
         first_weights = int(self._random(epoch=0).generate_state(1)[0])
         self.model = networks.build(recipe.network, first_weights)
         self.weights = [weight.value for weight in self.model.trainable_variables]
@@ -127,23 +127,23 @@ class _Learner:
         self.losses = tf.Variable(tf.zeros(rows))  # of each row, when it was last trained on
         state = self.steps, self.losses
         self.variables = [*self.model.variables, *self.means, *self.squares, *state]
-        # What is evaluated and saved computes in float32, so that it runs well on any machine.
+        # Evaluation and the saved network compute in float32, which runs well on any machine.
         with networks.computing_in(precision(recipe), self.model):
             self.fit = self._compile()
 
     def _random(self, epoch: int) -> np.random.SeedSequence:
-        """The source of all randomness of an epoch; epoch 0 is what comes before the first."""
+        """The source of all randomness of an epoch; epoch 0 stands for the initial weights."""
         return np.random.SeedSequence(self.seed, spawn_key=(self.member, epoch))
 
-    def _taken(self, epoch: int, rows: int) -> int:
-        """How many of the rows that epoch takes."""
+    def _selected_count(self, epoch: int, rows: int) -> int:
+        """How many of the rows the epoch selects."""
         return selection.count(rows, epoch, self.recipe.epochs, self.recipe.easy_share)
 
-    def _trained(self, epoch: int, rows: int) -> int:
-        """How many of these it trains on: not on a last batch of fewer rows than lanes."""
-        taken = self._taken(epoch, rows)
-        left_over = taken % self.recipe.batch_size
-        return taken - left_over if left_over < self.recipe.lanes else taken
+    def _trained_count(self, epoch: int, rows: int) -> int:
+        """How many of these it trains on: a last batch with fewer rows than lanes is left out."""
+        selected = self._selected_count(epoch, rows)
+        left_over = selected % self.recipe.batch_size
+        return selected - left_over if left_over < self.recipe.lanes else selected
 
     def run_epoch(
         self,
@@ -153,40 +153,40 @@ class _Learner:
         rows: NDArray[np.int64],
         on_batch: Callable[[int, int, int], None] | None,
     ) -> tuple[float, float]:
-        """Train on the epoch's rows once, in an order of its own; mean loss and accuracy.
+        """Train once on the rows that the epoch selects, in random order; mean loss and accuracy.
 
-        Means over all rows, estimated where not all are taken.
+        The means are over all rows, estimated if not all are selected.
         """
         batch_size = self.recipe.batch_size
-        noisy = [layer for layer in self.model.layers if hasattr(layer, "seed_generator")]
-        order, changes, *dropouts = self._random(epoch).spawn(2 + len(noisy))
-        for layer, dropout in zip(noisy, dropouts, strict=True):
-            # Each step draws with the next counter; 31 bits fit whatever integer Keras keeps.
+        dropout_layers = [layer for layer in self.model.layers if hasattr(layer, "seed_generator")]
+        order, augmenting, *dropouts = self._random(epoch).spawn(2 + len(dropout_layers))
+        for layer, dropout in zip(dropout_layers, dropouts, strict=True):
+            # Each step draws with the next counter; 31 bits fit any integer type of Keras' state.
             layer.seed_generator.state.assign([dropout.generate_state(1)[0] >> 1, 0])
-        augment_seed = np.int32(changes.generate_state(1)[0] >> 1)
-        losses, taken = self.losses.numpy(), self._taken(epoch, len(rows))
-        chosen, weights = selection.select(losses, taken, np.random.default_rng(order))
-        taken = self._trained(epoch, len(rows))
+        augment_seed = np.int32(augmenting.generate_state(1)[0] >> 1)
+        losses, selected = self.losses.numpy(), self._selected_count(epoch, len(rows))
+        chosen, weights = selection.select(losses, selected, np.random.default_rng(order))
+        trained = self._trained_count(epoch, len(rows))
         sums = np.zeros(2)
         size = max(1, CHUNK_ROWS // batch_size) * batch_size
-        for start in range(0, taken, size):
-            part = slice(start, min(start + size, taken))
-            of_part = rows[chosen[part]]
-            told = self.fit(images[of_part], labels[of_part], weights[part], augment_seed).numpy()
-            losses[chosen[part]] = told[:, 0]
-            sums += weights[part] @ told
+        for start in range(0, trained, size):
+            part = slice(start, min(start + size, trained))
+            taken = rows[chosen[part]]
+            scores = self.fit(images[taken], labels[taken], weights[part], augment_seed).numpy()
+            losses[chosen[part]] = scores[:, 0]
+            sums += weights[part] @ scores
             if on_batch:
-                on_batch(epoch, -(-part.stop // batch_size), -(-taken // batch_size))
+                on_batch(epoch, -(-part.stop // batch_size), -(-trained // batch_size))
         self.losses.assign(losses)
-        loss, accuracy = sums / weights[:taken].sum(dtype=np.float64)
+        loss, accuracy = sums / weights[:trained].sum(dtype=np.float64)
         return float(loss), float(accuracy)
 
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """The learning rate of the next step."""
         return float(self._learning_rate(self.steps + 1))
 
     def _learning_rate(self, step: Any) -> Any:
-        """Of a step, counted from 1. One cycle: L. Smith, Super-convergence, 2017."""
+        """Learning rate of a step, counted from 1. One-cycle: L. Smith, Super-convergence, 2017."""
         import tensorflow as tf
 
         peak = tf.constant(self.recipe.learning_rate)
@@ -196,14 +196,13 @@ class _Learner:
         return peak * tf.minimum(share / WARM_UP, tf.maximum(0.0, 1 - share) / (1 - WARM_UP))
 
     def _compile(self) -> Any:
-        """The training loop, traced: from images, labels, weights and a seed of the changes.
+        """Trace the training loop: a function of images, labels, row weights, augmentation seed.
 
-        It gives each row's loss and whether it was read correctly (1 or 0), float32 (n, 2).
+        It returns each row's loss and whether it was classified correctly (1 or 0), float32 (n, 2).
 
-        The same updates as Keras' own fit with sample weights: weighted cross-entropy, its mean
-        over a batch, then Adam. The lanes of a batch depend on each other only through their summed
-        gradients, so that TensorFlow runs them side by side: cheaper than to share out every
-        operation.
+        It makes the same updates as Keras' fit with sample weights: weighted cross-entropy, its
+        mean over a batch, then Adam. The lanes of a batch meet only in the sum of their gradients,
+        so TensorFlow runs them in parallel, which is cheaper than splitting every operation.
         """
         import tensorflow as tf
 
@@ -211,7 +210,7 @@ class _Learner:
         gradients_of = self._compile_gradients()
 
         def step(
-            start: Any, told: Any, images: Any, labels: Any, weights: Any, augment_seed: Any
+            start: Any, scores: Any, images: Any, labels: Any, weights: Any, augment_seed: Any
         ) -> Any:
             rows = tf.minimum(batch_size, tf.shape(labels)[0] - start)
             parts = []
@@ -220,28 +219,28 @@ class _Learner:
                 seed = tf.stack([augment_seed, lanes * tf.cast(self.steps, tf.int32) + lane])
                 shares = weights[part] * (1 / tf.cast(rows, tf.float32))
                 parts.append(gradients_of(images[part], labels[part], shares, seed))
-            gradients, of_rows = zip(*parts, strict=True)
+            gradients, lane_scores = zip(*parts, strict=True)
             self._update([tf.add_n(lane) for lane in zip(*gradients, strict=True)])
-            return start + batch_size, told.write(told.size(), tf.concat(of_rows, axis=0))
+            return start + batch_size, scores.write(scores.size(), tf.concat(lane_scores, axis=0))
 
         def fit(images: Any, labels: Any, weights: Any, augment_seed: Any) -> Any:
-            _, told = tf.while_loop(
+            _, scores = tf.while_loop(
                 lambda start, _: start < tf.shape(labels)[0],
-                lambda start, told: step(start, told, images, labels, weights, augment_seed),
+                lambda start, scores: step(start, scores, images, labels, weights, augment_seed),
                 (0, tf.TensorArray(tf.float32, 0, dynamic_size=True, element_shape=(None, 2))),
             )
-            return told.concat()
+            return scores.concat()
 
-        signature = [*_data(tf), tf.TensorSpec((), tf.int32)]
-        # AutoGraph would take 0.3 s to rewrite what stands here as a graph already.
+        signature = [*_row_signature(tf), tf.TensorSpec((), tf.int32)]
+        # AutoGraph would take 0.3 s to rewrite what already consists of graph operations.
         compiled = tf.function(fit, input_signature=signature, autograph=False)
         compiled.get_concrete_function()
         return compiled
 
     def _compile_gradients(self) -> Any:
-        """From a lane: its part of the batch's gradients; of each row its loss and if it was read.
+        """Trace one lane: its part of the batch's gradients; each row's loss and correctness.
 
-        The shares (n,) are those of the rows in the batch's mean.
+        ``shares`` (n,) are the rows' weights in the mean over the batch.
         """
         import tensorflow as tf
 
@@ -255,19 +254,19 @@ class _Learner:
                 logits = images
                 for layer in self.model.layers[:-1]:  # softmax is part of the loss here
                     logits = networks.in_training(layer, logits)
-            # Raw, a third of the graph of tf.nn's, which would also run for the labels' gradients.
+            # Raw: a third of the graph of tf.nn's, which would also differentiate by the labels.
             losses, slopes = tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=logits, labels=truth)
-            right = tf.argmax(logits, axis=1, output_type=tf.int32) == tf.cast(labels, tf.int32)
-            of_rows = tf.stack([losses, tf.cast(right, tf.float32)], axis=1)
-            return tape.gradient(logits, self.weights, slopes * shares[:, tf.newaxis]), of_rows
+            correct = tf.argmax(logits, axis=1, output_type=tf.int32) == tf.cast(labels, tf.int32)
+            scores = tf.stack([losses, tf.cast(correct, tf.float32)], axis=1)
+            return tape.gradient(logits, self.weights, slopes * shares[:, tf.newaxis]), scores
 
-        signature = [*_data(tf), tf.TensorSpec((2,), tf.int32)]
+        signature = [*_row_signature(tf), tf.TensorSpec((2,), tf.int32)]
         return tf.function(gradients_of, input_signature=signature, autograph=False)
 
     def _update(self, gradients: list[Any]) -> None:
         """One step of Adam with Keras' epsilon.
 
-        TensorFlow has it as one operation a weight where Keras' optimizer makes a dozen: the same
+        TensorFlow needs one operation per weight where Keras' optimizer needs a dozen: the same
         formula, traced and run in less time.
         """
         import tensorflow as tf
@@ -295,11 +294,11 @@ class _Learner:
 
 
 def precision(recipe: Recipe) -> str:
-    """In what its layers compute here: bfloat16 only where the processor multiplies it itself."""
+    """The layers' precision on this machine: bfloat16 only if the processor supports it."""
     return recipe.precision if processor.multiplies_bfloat16() else "float32"
 
 
-def _data(tf: Any) -> list[Any]:
-    """The signature of images, labels, and a number for each."""
+def _row_signature(tf: Any) -> list[Any]:
+    """The signature of images, their labels, and one float for each."""
     rows = tf.TensorSpec((None,), tf.uint8), tf.TensorSpec((None,), tf.float32)
     return [tf.TensorSpec((None, 28, 28, 1), tf.uint8), *rows]

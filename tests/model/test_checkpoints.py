@@ -1,4 +1,4 @@
-"""Whose saved states a training finds; that it resumes from them is in test_training.py."""
+"""Which checkpoints a training finds; that it resumes from them is in test_training.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGES = np.zeros((10, 28, 28, 1), np.uint8)
 HELD_OUT = LABELS < 3
 
 
-def test_only_the_same_training_finds_a_state() -> None:
+def test_only_the_same_training_finds_a_checkpoint() -> None:
     altered = IMAGES.copy()
     altered[-1, -1, -1] ^= 1
     trainings = [

@@ -63,7 +63,7 @@ def test_a_thin_stroke_stays_one() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_image_decides_alone_what_becomes_of_it(form: Form) -> None:
+def test_each_image_is_changed_independently_of_the_others(form: Form) -> None:
     many = np.concatenate([np.repeat(IMAGES, PIECE // 64, axis=0), IMAGES])
     np.testing.assert_array_equal(in_form(many, form)[-64:], in_form(IMAGES, form))
 

@@ -27,7 +27,7 @@ def test_raw_pixels_give_ten_probabilities(name: str) -> None:
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_the_reference_gives_what_it_gives_as_most_notebooks_have_it() -> None:
+def test_the_reference_predicts_what_the_usual_notebook_network_does() -> None:
     ours, theirs = networks.build("reference", seed=0), one.plain_network()
     theirs.set_weights([weight.numpy() for weight in ours.trainable_variables])
     images = pixels(20)  # with ink on the border too
@@ -35,7 +35,7 @@ def test_the_reference_gives_what_it_gives_as_most_notebooks_have_it() -> None:
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
-def test_computes_in_bfloat16_up_to_the_logits_and_only_while_it_is_told_to(name: str) -> None:
+def test_computes_in_bfloat16_up_to_the_logits_and_only_within_the_context(name: str) -> None:
     model = networks.build(name, seed=0)
     before = weights(model)
     exact = model(pixels(3)).numpy()
@@ -75,7 +75,7 @@ def test_the_first_filters_of_small_are_given() -> None:
 
 
 def test_a_step_and_a_stripe_each_find_their_filter() -> None:
-    """Of the filters for one direction the edge answers most to a step, the bar to a stripe."""
+    """Of the filters of one direction, the edge responds most to a step, the bar to a stripe."""
     bar, _, _, edge = networks.edges_and_bars()[:, :, 0, :4].transpose(2, 0, 1)
     step, stripe = np.zeros((5, 5)), np.zeros((5, 5))
     step[:, 3:] = stripe[:, 2] = 1

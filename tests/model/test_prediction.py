@@ -100,7 +100,7 @@ def test_a_cut_file_is_named(model: keras.Model, tmp_path: Path, kept: float) ->
     model.save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(PermanentError, match=r"model\.keras .*not a whole Keras model"):
+    with pytest.raises(PermanentError, match=r"model\.keras .*not a complete Keras model"):
         prediction.load(path)
 
 

@@ -1,4 +1,4 @@
-"""What is read of the processor."""
+"""What is read about the processor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from model import processor
 
 
 @pytest.mark.parametrize(
-    ("about", "multiplies"),
+    ("line", "multiplies"),
     [
         ("flags\t\t: fpu avx512f avx512_bf16 avx512vl", True),
         ("flags\t\t: amx_bf16 amx_tile", True),
@@ -19,14 +19,14 @@ from model import processor
     ],
 )
 def test_bfloat16_is_for_processors_that_multiply_it(
-    monkeypatch: pytest.MonkeyPatch, about: str, multiplies: bool
+    monkeypatch: pytest.MonkeyPatch, line: str, multiplies: bool
 ) -> None:
-    monkeypatch.setattr(processor, "_about", lambda: {"model name\t: some", about})
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: {"model name\t: some", line})
     assert processor.multiplies_bfloat16() is multiplies
 
 
 def test_another_processor_is_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = processor.identity()
     assert processor.identity() == ours
-    monkeypatch.setattr(processor, "_about", lambda: {"flags\t\t: fpu"})
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: {"flags\t\t: fpu"})
     assert processor.identity() != ours

@@ -244,7 +244,7 @@ def test_every_lane_step_and_training_changes_images_anew(monkeypatch: pytest.Mo
 def test_convolutions_are_computed_in_that_precision(
     monkeypatch: pytest.MonkeyPatch, feature: str, kind: tf.DType
 ) -> None:
-    monkeypatch.setattr(processor, "_about", lambda: {f"flags\t\t: {feature}"})
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: {f"flags\t\t: {feature}"})
     assert training.precision(ROUGH) == kind.name
     assert training.precision(RECIPE) == "float32"
     learner = training._Learner(ROUGH, seed=0, member=0, rows=24)
