@@ -1,7 +1,7 @@
 """The competition's files: read and check them, write them, split their rows.
 
-Whatever is wrong in a file is one PermanentError that names the file, the row and the column.
-Rows count from 1 below the header, as ``ImageId`` does; lines count from 1 with the header.
+Any fault in a file raises one PermanentError that names the file, the row and the column.
+Rows count from 1 below the header, as ``ImageId`` does; lines count from 1 including the header.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUBMISSION_COLUMNS = ("ImageId", "Label")
 
 BLOCK_ROWS = 128  # about 230 kB of text: the arrays made from it stay in the processor's cache
 BUFFER_BYTES = 1 << 18
-LINE_LIMIT = 1 << 16  # the real header takes 8 kB; a file that has no lines is not read whole
+LINE_LIMIT = 1 << 16  # the real header takes 8 kB; a file without line breaks is not read whole
 
 DATA_REMEDY = "Correct the file, or download the competition's data again."
 SUBMISSION_REMEDY = "Make the file again: ImageId counts from 1, Label is 0 to 9, nothing else."
@@ -35,7 +35,7 @@ SUBMISSION_REMEDY = "Make the file again: ImageId counts from 1, Label is 0 to 9
 def read_train(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images (n, 28, 28, 1) and labels (n,) of a train.csv, checked; every class has a row.
 
-    Raises PermanentError where the file cannot be read or anything in it is not as it must be.
+    Raises PermanentError if the file cannot be read or anything in it is wrong.
     """
     images, labels = _read_table(path, TRAIN_COLUMNS)
     missing = np.setdiff1d(np.arange(CLASSES), labels)
@@ -62,7 +62,7 @@ def iterate_test(path: Path, rows_per_chunk: int = BLOCK_ROWS) -> Iterator[NDArr
 def read_submission(path: Path) -> NDArray[np.uint8]:
     """Labels (n,) of a submission or of sample_submission.csv, whose ids must be 1..n in order.
 
-    Raises PermanentError where an id, a label (0..9) or the form of the file is wrong.
+    Raises PermanentError if an id, a label (0..9) or the format of the file is wrong.
     """
     labels = bytearray()
     with _open(path, SUBMISSION_COLUMNS) as lines:
@@ -94,24 +94,24 @@ def check_submission(submission_path: Path, sample_submission_path: Path) -> Non
 
 
 def write_submission(path: Path, labels: NDArray[np.uint8]) -> None:
-    """Write labels (n,) under the ids 1..n; in place, so rename the file once it is checked."""
+    """Write labels (n,) with ids 1..n; not atomically, so check the file and then rename it."""
     rows = (f"{image_id},{label}\n" for image_id, label in enumerate(labels.tolist(), start=1))
     path.write_text(",".join(SUBMISSION_COLUMNS) + "\n" + "".join(rows), newline="\n")
 
 
 def write_train(path: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
-    """Write images (n, 28, 28[, 1]) and labels (n,) in the form of train.csv, in place."""
+    """Write images (n, 28, 28[, 1]) and labels (n,) in the format of train.csv, not atomically."""
     cells = np.column_stack([labels, images.reshape(len(images), -1)])
     _write_table(path, TRAIN_COLUMNS, cells)
 
 
 def write_test(path: Path, images: NDArray[np.uint8]) -> None:
-    """Write images (n, 28, 28[, 1]) in the form of test.csv, in place."""
+    """Write images (n, 28, 28[, 1]) in the format of test.csv, not atomically."""
     _write_table(path, PIXEL_COLUMNS, images.reshape(len(images), -1))
 
 
 def stratified_positions(labels: NDArray[np.uint8], seed: int) -> NDArray[np.float64]:
-    """Place (n,) of each row in [0, 1) within its class: seeded shuffle, then even steps."""
+    """Position (n,) of each row in [0, 1) within its class: seeded shuffle, then even steps."""
     generator = np.random.default_rng(seed)
     positions = np.empty(len(labels))
     for label in np.unique(labels):
@@ -126,9 +126,9 @@ def validation_mask(
     """Rows (n,) that a member holds out: where (position - member * fraction) mod 1 < fraction.
 
     Members 0..K-1 with the fraction 1/K hold out every row exactly once. Raises PermanentError
-    where no row would be left for validation or none for training.
+    if no row would be left for validation or for training.
     """
-    # Comparing with both ends, not subtracting, lets a member stop where the next starts, exactly.
+    # Compared with both ends, not subtracted: a member stops exactly where the next one starts.
     start, stop = member * fraction, (member + 1) * fraction
     turned = positions + np.floor(start)
     mask: NDArray[np.bool_] = np.where(turned < start, turned + 1, turned) < stop
@@ -145,10 +145,10 @@ def _read_table(path: Path, columns: Sequence[str]) -> tuple[NDArray[np.uint8], 
     """Images (n, 28, 28, 1) and the columns before them: labels (n, 1), or none (n, 0)."""
     before = len(columns) - len(PIXEL_COLUMNS)
     with _open(path, columns) as lines:
-        # A cell takes two bytes or more. Memory that no row fills is never touched.
-        room = path.stat().st_size // (2 * len(columns)) + 1
-        labels = np.empty((room, before), np.uint8)
-        pixels = np.empty((room, len(PIXEL_COLUMNS)), np.uint8)
+        # An upper bound: a cell takes at least two bytes. Memory that no row fills is not touched.
+        capacity = path.stat().st_size // (2 * len(columns)) + 1
+        labels = np.empty((capacity, before), np.uint8)
+        pixels = np.empty((capacity, len(PIXEL_COLUMNS)), np.uint8)
         count = 0
         for cells in _read_blocks(lines, path, columns, BLOCK_ROWS):
             block = slice(count, count + len(cells))
@@ -159,7 +159,7 @@ def _read_table(path: Path, columns: Sequence[str]) -> tuple[NDArray[np.uint8], 
 
 @contextmanager
 def _open(path: Path, columns: Sequence[str]) -> Iterator[Iterator[bytes]]:
-    """The lines below the header, at least one, once the header is checked."""
+    """Check the header and give the lines below it, at least one."""
     try:
         with BufferedReader(path.open("rb", buffering=0), BUFFER_BYTES) as file:
             header = file.readline(LINE_LIMIT).removeprefix(codecs.BOM_UTF8)
@@ -190,16 +190,16 @@ def _read_blocks(
 def _parse(lines: list[bytes], columns: int) -> NDArray[np.uint8] | None:
     """Cells (len(lines), columns); None unless all are numbers up to 255 of one to three digits.
 
-    All bytes at once: where a cell ends, its value is the digit before the end + 10 times the one
-    before that + 100 times the one before that, as far as the cell goes back.
+    Vectorised over all bytes: where a cell ends, its value is its last digit + 10 times the one
+    before it + 100 times the one before that, as far as the cell has digits.
     """
-    text = b"".join((b"\n\n\n", *lines))  # so that three bytes stand before the end of any cell
+    text = b"".join((b"\n\n\n", *lines))  # so that three bytes precede the end of any cell
     if not text.endswith(b"\n"):
         text += b"\n"
-    if b"\r" in text:  # asking first costs nothing, replacing nothing costs a quarter of the time
+    if b"\r" in text:  # testing is free, a replace that finds nothing costs a quarter of the time
         text = text.replace(b"\r\n", b"\n")
     characters = np.frombuffer(text, np.uint8)
-    digits = characters - np.uint8(ord("0"))  # what sorts below "0" wraps round to above 9
+    digits = characters - np.uint8(ord("0"))  # characters below "0" wrap around to above 9
     is_digit = digits <= 9
     digits *= is_digit
 
@@ -219,21 +219,21 @@ def _parse(lines: list[bytes], columns: int) -> NDArray[np.uint8] | None:
 
 
 def _header_fault(path: Path, columns: Sequence[str], header: bytes) -> PermanentError:
-    """What is wrong with a first line that is not the names of the columns."""
+    """What is wrong with a first line that is not the expected header."""
     names = _fields(header)
     if not header:
         return PermanentError(f"{path} is empty (0 bytes).", DATA_REMEDY)
     if header.startswith(b"PK\x03\x04"):
-        return PermanentError(f"{path} is a zip archive, no CSV file.", "Unpack it first.")
+        return PermanentError(f"{path} is a zip archive, not a CSV file.", "Unpack it first.")
     if header.lstrip().startswith(b"<"):
-        return PermanentError(f"{path} is a web page, no CSV file.", DATA_REMEDY)
+        return PermanentError(f"{path} is a web page, not a CSV file.", DATA_REMEDY)
     if any("\0" in name or "\ufffd" in name for name in names):
-        return PermanentError(f"{path} is binary data or not UTF-8, no CSV file.", DATA_REMEDY)
+        return PermanentError(f"{path} is binary data or not UTF-8, not a CSV file.", DATA_REMEDY)
     for other, file_name in ((TRAIN_COLUMNS, "train.csv"), (PIXEL_COLUMNS, "test.csv")):
         if names == list(other):
             return PermanentError(
-                f"{path} has the columns of {file_name}, {names[0]} to {names[-1]}, where "
-                f"{columns[0]} to {columns[-1]} belong.",
+                f"{path} has the columns of {file_name}, {names[0]} to {names[-1]}, instead "
+                f"of {columns[0]} to {columns[-1]}.",
                 "Check whether train.csv and test.csv are swapped.",
             )
     pairs = enumerate(zip_longest(names, columns), start=1)
@@ -264,18 +264,19 @@ def _first_fault(
 def _length_fault(
     path: Path, row: int, columns: Sequence[str], fields: list[str], remedy: str
 ) -> PermanentError:
-    """A row with a cell too few or too many; names the first column that is missing or left."""
+    """A row with too few or too many cells; names the first missing or the last wanted column."""
     if len(fields) < len(columns):
         place = f"{_place(path, row, columns[len(fields)])} is missing"
     else:
         place = f"{_place(path, row, columns[-1])} is not the last"
-    return PermanentError(f"{place}: the row has {len(fields)} cells of {len(columns)}.", remedy)
+    problem = f"the row has {len(fields)} cells instead of {len(columns)}"
+    return PermanentError(f"{place}: {problem}.", remedy)
 
 
 def _cell_fault(
     path: Path, row: int, column: str, field: str, wanted: str, remedy: str
 ) -> PermanentError:
-    """A cell that holds something else than what is wanted."""
+    """A cell that holds something other than what is wanted."""
     place = _place(path, row, column)
     return PermanentError(f"{place}: {_shown(field)} stands where {wanted} belongs.", remedy)
 
@@ -296,7 +297,7 @@ def _fields(line: bytes) -> list[str]:
 
 
 def _is_number(field: str, highest: int) -> bool:
-    """Whether a field is what _parse takes: up to three plain digits, at most the highest."""
+    """Whether _parse accepts a field: one to three ASCII digits, at most ``highest``."""
     return field.isascii() and field.isdigit() and len(field) <= 3 and int(field) <= highest
 
 

@@ -14,7 +14,7 @@ class PipelineError(Exception):
 
 
 class PermanentError(PipelineError):
-    """Trying again gives the same: bad data, bad credentials, rules not accepted. Never retried."""
+    """Trying again cannot help: bad data, bad credentials, rules not accepted. Never retried."""
 
 
 class TransientError(PipelineError):

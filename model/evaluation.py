@@ -1,4 +1,4 @@
-"""How good predictions are: scores with their uncertainty, confusions, and paired comparison."""
+"""How good predictions are: scores, confidence intervals, confusions, and a paired test."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -15,8 +15,8 @@ class ClassScore:
     """How well one digit is recognised. A score whose denominator is zero is 0."""
 
     digit: int
-    precision: float  # of the images read as this digit, the share that is it
-    recall: float  # of the images that are this digit, the share read as it
+    precision: float  # share of the images predicted as this digit that are this digit
+    recall: float  # share of the images of this digit that are predicted as it
     f1: float  # harmonic mean of the two
     support: int  # images that are this digit
 
@@ -84,7 +84,7 @@ def class_scores(confusion: NDArray[np.int64]) -> list[ClassScore]:
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
-    """95% interval of a proportion; it stays within 0..1 and holds up near both ends.
+    """95% confidence interval of a proportion: within 0..1, and sound near both ends.
 
     Wilson, E. B. (1927), Probable inference, the law of succession, and statistical inference.
     """
@@ -106,9 +106,10 @@ def most_confident_mistakes(
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided p-value that two models, judged on the same images, are equally good.
+    """Two-sided p-value for the hypothesis that two models are equally good on the same images.
 
-    The exact test: of the images that only one of the two misreads, each would misread half.
+    The exact test: then, an image that only one of them misreads (there are ``only_a`` and
+    ``only_b`` of these) is as likely to be misread by the one as by the other.
     McNemar, Q. (1947), Note on the sampling error of the difference between correlated proportions.
     """
     from scipy.stats import binomtest

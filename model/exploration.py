@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from model.digits import CLASSES
 
-SHIFT_P_VALUE = 0.001  # below it train and test are said to differ
+SHIFT_P_VALUE = 0.001  # below it, train and test are reported to differ
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def mean_intensities(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _histogram(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     histogram = np.zeros(256, np.int64)
-    for part in np.array_split(images, 16):  # bincount widens what it counts to eight bytes a pixel
+    for part in np.array_split(images, 16):  # bincount widens its input to eight bytes per pixel
         histogram += np.bincount(part.ravel(), minlength=256)
     return histogram
 
@@ -112,7 +112,7 @@ def _mean_and_std(histogram: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def _identities(*parts: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
-    """A number for each image, the same for images that are equal to the last pixel."""
+    """A number for each image, the same for images that are equal in every pixel."""
     seen: dict[bytes, int] = {}
     identities = []
     for images in parts:
@@ -132,7 +132,7 @@ def _warnings(numbers: Exploration) -> list[str]:
     if repeats := numbers.duplicates_within_train:
         warnings.append(
             f"{repeats:,} of {numbers.train_count:,} training images repeat an earlier one exactly,"
-            " so copies may stand on both sides of the validation split."
+            " so copies may be on both sides of the validation split."
         )
     if repeats := numbers.duplicates_within_test:
         warnings.append(

@@ -1,4 +1,4 @@
-"""The embedded sample: scikit-learn's handwritten digits, brought into the form of MNIST."""
+"""The embedded sample: scikit-learn's handwritten digits, converted to look like MNIST."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from model import digits
 
 SIZE, MAXIMUM = 8, 16  # scikit-learn's images: 8x8 pixels of 0..16
-BOX, CENTRE = 20, 14  # MNIST fits a digit into 20x20 pixels and its centre of mass into pixel 14
-BLACK, WHITE = 0.3, 0.8  # enlarging blurs: these give about MNIST's shares of black and of white
+BOX, CENTRE = 20, 14  # MNIST fits a digit into 20x20 pixels, with its centre of mass at pixel 14
+BLACK, WHITE = 0.3, 0.8  # enlarging blurs: these restore about MNIST's shares of black and white
 TEST_FRACTION = 0.4  # the competition's: 28,000 of 70,000
 
 
@@ -33,11 +33,11 @@ def sample_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 def split_like_competition(
     images: NDArray[np.uint8], labels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Train images and labels, test images and labels: 60% and 40% of each class, repeatable."""
+    """Train images and labels, test images and labels: a fixed 60% and 40% of each class."""
     test = digits.validation_mask(digits.stratified_positions(labels, seed=0), TEST_FRACTION)
     return images[~test], labels[~test], images[test], labels[test]
 
 
 def _offset(ink: NDArray[np.unsignedinteger]) -> int:
-    """Where a box starts in the image so that its ink, given line by line, centres on CENTRE."""
+    """Where a box starts in the image so that its ink, summed line by line, centres on CENTRE."""
     return round(CENTRE - float(np.average(np.arange(BOX), weights=ink)))

@@ -1,4 +1,4 @@
-"""Where digits come from, and what is to be said of each source."""
+"""Where digits come from, and what outputs must say about each source."""
 
 from typing import Literal
 
@@ -13,11 +13,11 @@ SENTENCES: dict[Source, str] = {
     "its figures say nothing about the competition.",
 }
 UNSUBMITTABLE: dict[Source, str] = {
-    "mnist": "Nothing from MNIST can be submitted: the competition's test images are among it.",
-    "sample": "Nothing from the embedded sample can be submitted: it is other data than Kaggle's.",
+    "mnist": "Nothing from MNIST can be submitted: it contains the competition's test images.",
+    "sample": "Nothing from the embedded sample can be submitted: it is not Kaggle's data.",
 }
 
 
 def notice(source: Source) -> str | None:
-    """What every output must say of data that is not the competition's own; else None."""
+    """What every output must say if the data is not the competition's own; otherwise None."""
     return SENTENCES[source] if source in UNSUBMITTABLE else None

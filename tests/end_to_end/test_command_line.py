@@ -186,7 +186,7 @@ def test_help_is_quick_and_names_every_option() -> None:
         (["--epochs", "0"], "--epochs"),
         (["--recipe", "magic"], "--recipe"),
         (["--source", "directory"], "--data-dir"),
-        (["--source", "mnist", "--submit", "always"], "test images are among it"),
+        (["--source", "mnist", "--submit", "always"], "it contains the competition's test images"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -285,7 +285,9 @@ def test_swapped_files_are_called_swapped(tmp_path: Path) -> None:
     ],
     ids=["0 bytes", "only a mark", "zip", "HTML", "gzip", "UTF-16", "zeros"],
 )
-def test_what_is_no_csv_is_called_what_it_is(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_a_file_that_is_not_csv_is_called_what_it_is(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
     for read in (digits.read_train, digits.read_test, digits.read_submission):
         assert problem in error_of(read, tmp_path / "bad.csv", content)
 
