@@ -1,7 +1,7 @@
-"""The pictures: each function draws one figure, and ``save`` writes it as a PNG.
+"""The figures: each function draws one, and ``save`` writes it as a PNG.
 
 Matplotlib's object API only, never pyplot: no global state, no window system, nothing to close.
-A figure shows ``notice`` where one is given, so that nobody takes it for another data set.
+A figure shows ``notice``, if given, so that nobody takes its data for the competition's.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The style: three colours that colour-blind people tell apart (Okabe and Ito's palette).
+# The style: three colours that colour-blind people can tell apart (Okabe and Ito's palette).
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-BAND = "#A84A00"  # the orange, darker: white is read on it
+BAND = "#A84A00"  # darker orange, on which white text is readable
 INK, GREY, LIGHT = "#222222", "#767676", "#E8E8E8"
 WIDTH = 8.0  # inches
 DOTS_PER_INCH = 200
@@ -34,19 +34,19 @@ ACCURACY_TICKS = np.array([0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.9
 
 
 def label_counts(numbers: Exploration, notice: str | None = None) -> Figure:
-    """How many training images each digit has."""
+    """The number of training images of each digit."""
     import seaborn as sns
 
     counts = np.array(numbers.label_counts)
     figure, (ax,) = _figure(
         f"{numbers.train_count:,} training images: {counts.min():,} (digit {counts.argmin()})"
-        f" to {counts.max():,} (digit {counts.argmax()}) of each",
+        f" to {counts.max():,} (digit {counts.argmax()}) per digit",
         3.6,
         notice,
     )
     sns.barplot(x=DIGITS, y=counts, color=BLUE, saturation=1, width=0.75, ax=ax)
     bars = [f"{n:,}\n{share:.1%}" for n, share in zip(counts, numbers.class_shares, strict=True)]
-    tall = counts > counts.max() / 5  # a shorter bar has its label above it
+    tall = counts > counts.max() / 5  # shorter bars have their labels above them
     for inside, place, colour in ((tall, "center", "white"), (~tall, "edge", INK)):
         texts = np.where(inside, bars, "")
         ax.bar_label(ax.containers[0], texts, label_type=place, color=colour, fontsize=9)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def pixel_intensities(numbers: Exploration, notice: str | None = None) -> Figure
     )
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}%")
-    _finish(ax, "intensity (0..255, bars of 4)", "pixels (log scale)", legend="upper center")
+    _finish(ax, "intensity (0..255, bins of 4)", "pixels (log scale)", legend="upper center")
     return figure
 
 
@@ -85,11 +85,11 @@ def train_against_test(
     numbers: Exploration,
     notice: str | None = None,
 ) -> Figure:
-    """How the mean intensities of the images are distributed in train and in test."""
+    """The distribution of the images' mean intensities in train and in test."""
     figure, (ax,) = _figure(
         "Mean intensity of train and test images: Kolmogorov-Smirnov"
         f" D = {numbers.shift_statistic:.3f}, p = {numbers.shift_p_value:.2g}"
-        f" (below {SHIFT_P_VALUE}: a shift)",
+        f" (shift if p < {SHIFT_P_VALUE})",
         3.6,
         notice,
     )
@@ -102,14 +102,14 @@ def train_against_test(
         binrange=(0, 2 * max(1, math.ceil(max(train.max(), test.max()) / 2))),
     )
     ax.yaxis.set_major_formatter("{x:g}%")
-    _finish(ax, "mean intensity of an image (0..255, bars of 2)", "images", legend="best")
+    _finish(ax, "mean intensity of an image (0..255, bins of 2)", "images", legend="best")
     return figure
 
 
 def sample_grid(
     images: NDArray[np.uint8], labels: NDArray[np.uint8], notice: str | None = None
 ) -> Figure:
-    """The first images of each digit, one column a digit."""
+    """The first images of each digit, one column per digit."""
     how_many = 8
     tiles = np.zeros((how_many, len(DIGITS), 28, 28), np.uint8)
     for digit in DIGITS:
@@ -130,11 +130,11 @@ def mean_images(means: NDArray[np.float32], notice: str | None = None) -> Figure
 def learning_curves(
     history: Sequence[Mapping[str, Any]], target_accuracy: float, notice: str | None = None
 ) -> Figure:
-    """Accuracy and loss by epoch, one pair of lines a network.
+    """Accuracy and loss per epoch, for each network one line for training and one for validation.
 
     Each row holds epoch, train_accuracy, train_loss, validation_accuracy, validation_loss and,
-    where there are several networks, member. Accuracies are drawn by the logarithm of the error,
-    so that 98, 99 and 99.5% stand apart; above 99.99% they are drawn as 100%.
+    if there are several networks, member. Accuracies are drawn on a log scale of the error, so
+    that 98, 99 and 99.5% are well apart; above 99.99% they are drawn as 100%.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -157,11 +157,11 @@ def learning_curves(
             accuracies = np.array([row[f"{part}_accuracy"] for row in rows])
             left.plot(epochs, _stretched(accuracies), **style)
             right.plot(epochs, [row[f"{part}_loss"] for row in rows], **style)
-    if target_accuracy < 1:  # else training never stops early
+    if target_accuracy < 1:  # otherwise training never stops early
         left.axhline(_stretched(target_accuracy), color=INK, linewidth=1, linestyle="--")
-        left.lines[-1].set_label(f"validation wanted: {100 * target_accuracy:g}%")
+        left.lines[-1].set_label(f"validation target: {100 * target_accuracy:g}%")
     first, last = np.searchsorted(_stretched(ACCURACY_TICKS), left.get_ylim())
-    ticks = ACCURACY_TICKS[max(first - 1, 0) : last + 1]  # the axis grows to hold them all
+    ticks = ACCURACY_TICKS[max(first - 1, 0) : last + 1]  # the axis expands to show them all
     left.set_yticks(_stretched(ticks), [f"{100 * tick:g}%" for tick in ticks])
     right.set_ylim(bottom=0)
     for ax in (left, right):
@@ -172,7 +172,7 @@ def learning_curves(
 
 
 def confusion_matrix(evaluation: Evaluation, notice: str | None = None) -> Figure:
-    """Which digit is taken for which; mistakes in colour, hits in grey."""
+    """Which digit is taken for which: mistakes in colour, correct predictions in grey."""
     import seaborn as sns
 
     hits = np.eye(len(DIGITS), dtype=bool)
@@ -185,7 +185,7 @@ def confusion_matrix(evaluation: Evaluation, notice: str | None = None) -> Figur
     figure, (ax,) = _figure(title, 6.0, notice)
     common = {"annot": True, "cbar": False, "linewidths": 1, "linecolor": LIGHT, "ax": ax}
     common["annot_kws"] = {"color": INK}
-    highest = 2 * max(wrong.max(), 4)  # half of the colours: on the others the ink is not readable
+    highest = 2 * max(wrong.max(), 4)  # half of the colours: on the darker ones text is unreadable
     sns.heatmap(wrong, mask=wrong == 0, fmt="d", cmap="Oranges", vmin=0, vmax=highest, **common)
     sns.heatmap(confusion, mask=~hits, fmt=",d", cmap=[LIGHT], **common)
     _finish(ax, "predicted digit", "true digit", grid=False)
@@ -196,8 +196,7 @@ def confusion_matrix(evaluation: Evaluation, notice: str | None = None) -> Figur
 def class_scores(evaluation: Evaluation, notice: str | None = None) -> Figure:
     """Precision, recall and F1 of each digit; the first two with their 95% intervals.
 
-    Where there is nothing to measure a score on, a digit that was never predicted or has no image,
-    there is none.
+    A score is left out where it is undefined: the digit was never predicted, or has no image.
     """
     classes = evaluation.classes
     measured = [c for c in classes if c.support]
@@ -233,7 +232,7 @@ def mistakes(
     probabilities: NDArray[np.floating],
     notice: str | None = None,
 ) -> Figure:
-    """The mistakes that the model was surest of, at most 24."""
+    """The most confident mistakes, at most 24."""
     columns, height, width = 8, 42, 32  # a tile holds the image and two lines of text above it
     chosen = most_confident_mistakes(labels, probabilities, 24)
     rows = max(1, -(-len(chosen) // columns))
@@ -264,7 +263,7 @@ def save(figure: Figure, path: Path) -> None:
 
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=DOTS_PER_INCH, pil_kwargs={"compress_level": 1})
-    # 256 colours halve the bytes, and Pillow adds no date and no version to them.
+    # A palette of 256 colours halves the size; Pillow writes neither a date nor a version.
     picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     picture.save(path, format="png")
 
@@ -289,7 +288,7 @@ def _figure(
 
 
 def _finish(ax: Axes, x_label: str, y_label: str, grid: bool = True, legend: Any = None) -> None:
-    """Name the axes; leave no line that says nothing."""
+    """Label the axes and remove lines that carry no information."""
     ax.set_xlabel(x_label, color=INK)
     ax.set_ylabel(y_label, color=INK)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -305,7 +304,7 @@ def _finish(ax: Axes, x_label: str, y_label: str, grid: bool = True, legend: Any
 def _train_and_test(
     ax: Axes, train: Mapping[str, Any], test: Mapping[str, Any], **bins: Any
 ) -> None:
-    """Two histograms in percent, one over the other: train as an area, test as a line."""
+    """Two histograms in percent, superimposed: train as an area, test as a line."""
     import seaborn as sns
 
     common = {"stat": "percent", "element": "step", "ax": ax, **bins}
@@ -317,7 +316,7 @@ def _train_and_test(
 def _show_tiles(
     ax: Axes, tiles: NDArray[Any], columns: NDArray[np.integer] | tuple[()] = ()
 ) -> None:
-    """Lay (rows, columns, height, width) pictures side by side, 0 as white and 255 as black."""
+    """Show (rows, columns, height, width) images as a grid, 0 as white and 255 as black."""
     rows, across, height, width = tiles.shape
     sheet = tiles.transpose(0, 2, 1, 3).reshape(rows * height, across * width)
     ax.imshow(sheet, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")

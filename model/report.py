@@ -1,4 +1,4 @@
-"""What a run says to people: report.html, one file that loads nothing else, and model_card.md."""
+"""A run's results for people: report.html, one file that loads nothing else; model_card.md."""
 
 import base64
 from datetime import datetime
@@ -16,40 +16,43 @@ REFERENCE_TRAIN, REFERENCE_TEST = 0.987, 0.983  # of the reference CNN, on the c
 
 # Section and caption of each figure, in the order of the report.
 CAPTIONS = {
-    "label_counts": ("Explore", "Training images of each digit."),
+    "label_counts": ("Explore", "Number of training images of each digit."),
     "pixel_intensities": (
         "Explore",
-        "Intensities of all pixels. Where train (area) and test (line) come from the same source,"
-        " they lie on each other.",
+        "Intensities of all pixels. If train (area) and test (line) come from the same source,"
+        " they coincide.",
     ),
     "train_against_test": (
         "Explore",
         "Mean intensity of each image. D is the largest gap between the two cumulative"
-        " distributions; p is how often chance alone makes one as large.",
+        " distributions; p is the probability that chance alone makes one as large.",
     ),
-    "sample_grid": ("Explore", "Training images as they are, ink drawn black."),
-    "mean_images": ("Explore", "Mean of all training images of a digit."),
+    "sample_grid": ("Explore", "Training images as they are, with ink in black."),
+    "mean_images": ("Explore", "Mean of all training images of each digit."),
     "learning_curves": (
         "Train",
-        "Accuracy and loss by epoch. Training figures are taken while dropout is on and the"
-        " weights still change, in some recipes of changed images and with smoothed labels, so"
-        " they may look worse than validation.",
+        "Accuracy and loss per epoch. Training figures are measured while dropout is on and the"
+        " weights still change, in some recipes on augmented images and with smoothed labels, so"
+        " they may look worse than validation figures.",
     ),
     "confusion_matrix": (
         "Evaluate",
-        "Rows are the true digits, columns what they were read as. Mistakes are in colour.",
+        "Rows are true digits, columns predicted digits. Mistakes are in colour.",
     ),
     "class_scores": (
         "Evaluate",
-        "Precision: of the images read as a digit, the share that is it. Recall: of the images"
-        " of a digit, the share read as it. F1: their harmonic mean.",
+        "Precision: share of the images predicted as a digit that are this digit. Recall: share"
+        " of the images of a digit that are predicted as it. F1: their harmonic mean.",
     ),
-    "mistakes": ("Evaluate", "True digit, what it was read as, and how sure the model was."),
+    "mistakes": (
+        "Evaluate",
+        "True digit, what it was read as, and the probability that the model gave its answer.",
+    ),
 }
 
 
 class Metrics(BaseModel):
-    """What metrics.json holds; further keys are kept, and not shown."""
+    """The content of metrics.json; further keys are kept, but not shown."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -64,7 +67,7 @@ class Metrics(BaseModel):
     epochs_run: int
     stopped_early: bool
     parameters: int  # weights
-    missing_members: dict[int, str] = {}  # those that the run went on without, and why
+    missing_members: dict[int, str] = {}  # those the run went on without, and why
     test_accuracy: float | None = None  # where the source knows the test labels
     test_count: int | None = None
     test_accuracy_ci95: tuple[float, float] | None = None
@@ -73,7 +76,7 @@ class Metrics(BaseModel):
 
 
 class ReportContext(BaseModel, frozen=True):
-    """All that the report and the model card say."""
+    """Everything that the report and the model card state."""
 
     run_name: str
     created: datetime
@@ -95,7 +98,7 @@ class ReportContext(BaseModel, frozen=True):
 
 
 class Score(NamedTuple):
-    """An accuracy with what must stand beside it."""
+    """An accuracy, and what must be shown beside it."""
 
     name: str
     accuracy: float
@@ -122,7 +125,7 @@ def render_model_card(context: ReportContext) -> str:
 def scores(context: ReportContext) -> list[Score]:
     """The accuracies of the run: validation, then on test data where known, then training."""
     m = context.metrics
-    # An ensemble trains on each image and yet holds it out: some members do this, others that.
+    # In an ensemble, some members train on an image that others hold out.
     unseen, seen = " that were not trained on", " that were trained on"
     if context.members > 1:
         unseen = ", each read only by networks that were not trained on it"

@@ -138,11 +138,11 @@ def test_learning_curves_of_several_networks() -> None:
     assert "3 networks" in texts(figure)
     accuracy, loss = figure.axes
     assert len(loss.lines) == 6
-    assert len(accuracy.lines) == 7  # and the wanted accuracy
-    assert "validation wanted: 98.7%" in texts(figure)
+    assert len(accuracy.lines) == 7  # and the target accuracy
+    assert "validation target: 98.7%" in texts(figure)
     never_stops_early = figures.learning_curves(history, 1)
     assert len(never_stops_early.axes[0].lines) == 6
-    assert "wanted" not in texts(never_stops_early)
+    assert "target" not in texts(never_stops_early)
 
 
 @pytest.mark.parametrize("accuracy", [0.1, 0.9872, 1.0])

@@ -219,14 +219,14 @@ def test_early_stop_is_said_to_flatter(render: Any) -> None:
 
 
 @RENDERERS
-def test_training_time_of_members_is_told_as_a_sum(render: Any) -> None:
+def test_training_time_of_members_is_given_as_a_sum(render: Any) -> None:
     assert "8 epochs in 2 min 11 s" in render(context())
-    told = "8 epochs of each network, whose times add up to 2 min 11 s"
-    assert told in render(context(members=4))
+    summed = "8 epochs of each network, whose times add up to 2 min 11 s"
+    assert summed in render(context(members=4))
 
 
 @RENDERERS
-def test_of_an_ensemble_it_says_which_networks_read_an_image(render: Any) -> None:
+def test_says_which_networks_of_an_ensemble_read_an_image(render: Any) -> None:
     assert "images that were not trained on" in render(context())
     text = render(context(members=4))
     assert "labelled images, each read only by networks that were not trained on it" in text
