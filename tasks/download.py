@@ -26,7 +26,7 @@ TEST_LABELS = "test_labels.csv"
 
 
 def resolve(source: Source | Literal["auto"], secret_block: str | None = None) -> Source:
-    """Settle ``auto`` inside a flow, and log why."""
+    """Resolve ``auto`` to a source, inside a flow, and log why."""
     if source != "auto":
         return source
     form = kaggle_client.credentials_form(secret_block)
@@ -34,7 +34,7 @@ def resolve(source: Source | Literal["auto"], secret_block: str | None = None) -
         log().info("Source: kaggle, since credentials were found (%s).", form)
         return "kaggle"
     log().info(
-        "Source: the embedded sample. %s For the real thing: --source kaggle with credentials, "
+        "Source: the embedded sample. %s For real data: --source kaggle with credentials, "
         "--source mnist without an account, or --source directory --data-dir DIR.",
         kaggle_credentials.none_found(),
     )
@@ -42,7 +42,7 @@ def resolve(source: Source | Literal["auto"], secret_block: str | None = None) -
 
 
 def contents(inputs: dict[str, Any]) -> str:
-    """Digest of the files in ``data_dir``, whatever the folder is called."""
+    """Digest of the files in ``data_dir``, whatever its path; empty for other sources."""
     if inputs["source"] != "directory":
         return ""
     return digest_of(files_in(inputs["data_dir"]))
@@ -58,7 +58,7 @@ def files_in(folder: Path | None) -> list[Path]:
     """The competition's zip, or its three CSV files, in ``folder``."""
     if folder is None or not folder.is_dir():
         raise PermanentError(
-            f"{folder} is no folder.", "Give --data-dir the folder with the competition's files."
+            f"{folder} is not a folder.", "Give --data-dir the folder with the competition's files."
         )
     csv_files = [folder / name for name in archive.MEMBERS]
     if all(path.is_file() for path in csv_files):
@@ -70,7 +70,7 @@ def files_in(folder: Path | None) -> list[Path]:
     found = f"{len(zips)} zip files" if zips else "no zip file"
     raise PermanentError(
         f"{folder} lacks {missing} and holds {found}.",
-        "Put the competition's zip, and no other, or its three CSV files there.",
+        "Put the competition's zip (and no other) or its three CSV files there.",
     )
 
 
@@ -106,7 +106,7 @@ def download(
 
 
 def copy_or_extract(files: list[Path], folder: Path) -> None:
-    """From a zip or from CSV files."""
+    """Extract the zip, or copy the CSV files, into ``folder``."""
     if files[0].suffix == ".zip":
         archive.extract(files[0], folder)
     else:
@@ -115,7 +115,7 @@ def copy_or_extract(files: list[Path], folder: Path) -> None:
 
 
 def write_mnist(folder: Path) -> None:
-    """Keras' own MNIST in the competition's format; the network is needed the first time."""
+    """Keras' copy of MNIST in the competition's format; the first time, it is downloaded."""
     tensorflow_import.load()  # as training does: Keras would import it with other threads
     import keras
 
@@ -126,7 +126,7 @@ def write_mnist(folder: Path) -> None:
             raise
         raise TransientError(
             f"Keras could not fetch MNIST: {error}.",
-            "Check the network, or use --source sample, which needs none.",
+            "Check the network connection, or use --source sample, which needs none.",
         ) from error
     write_files(folder, train, train_labels, test, test_labels)
 
@@ -139,7 +139,7 @@ def write_sample(folder: Path) -> None:
 
 
 def write_files(folder: Path, train: Any, train_labels: Any, test: Any, test_labels: Any) -> None:
-    """The three files of the competition, and the answers that a competition keeps to itself."""
+    """Write the competition's three files, and the test labels, which a competition withholds."""
     digits.write_train(folder / TRAIN, train, train_labels)
     digits.write_test(folder / TEST, test)
     digits.write_submission(folder / SAMPLE_SUBMISSION, test_labels * 0)

@@ -1,4 +1,4 @@
-"""Stage 6: classify the test images and write submission.csv, checked before it counts as made."""
+"""Stage 6: classify the test images and write submission.csv, checked before it is kept."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tasks.support.records import Dataset, Digits, File, TestRows, TrainRows
 
 @stage("numpy")
 def preprocess(dataset: Dataset, seed: int) -> Digits:
-    """Turn CSV into checked uint8 arrays; raise PermanentError that names file, row and column.
+    """Parse the files into checked uint8 arrays; a PermanentError names file, row and column.
 
     Pixels stay uint8 here: every network's first layer normalises them to 0..1, and the loss
     one-hot encodes the labels, batch by batch.
@@ -24,14 +24,14 @@ def preprocess(dataset: Dataset, seed: int) -> Digits:
     except PermanentError as error:
         if dataset.source != "directory":
             raise
-        remedy = f"{error.remedy} It is a copy: the file to correct is that in --data-dir."
+        remedy = f"{error.remedy} This is a copy: correct the file in --data-dir."
         raise PermanentError(error.cause, remedy) from error
     wanted = len(digits.read_submission(dataset.sample_submission.location))
     if len(test) != wanted:
         raise PermanentError(
             f"{dataset.test.location} has {len(test)} rows, but "
-            f"{dataset.sample_submission.location} wants {wanted} predictions.",
-            "Take both files from one download of the competition.",
+            f"{dataset.sample_submission.location} expects {wanted} predictions.",
+            "Take both files from the same download of the competition.",
         )
     positions = digits.stratified_positions(labels, seed)
     with workspace.current().temporary_folder() as folder:

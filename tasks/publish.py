@@ -1,4 +1,4 @@
-"""Stage 8: the run's folder for people, and its artifacts in Prefect's UI."""
+"""Stage 8: gather the run in a folder for people, and in artifacts for Prefect's UI."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def publish(
     predictions: Predictions,
     submission: Submission,
 ) -> Run:
-    """Write ``runs/<name>`` whole or not at all, point ``runs/latest`` to it, make artifacts."""
+    """Write ``runs/<name>`` whole or not at all, point ``runs/latest`` to it, create artifacts."""
     from model import report
     from model.training import precision
 
@@ -116,7 +116,7 @@ def publish(
     make_artifacts(metrics, figures, folder, card)
     create_table_artifact(
         key="leaderboard",
-        description="Every run of the workspace, the best validation accuracy first",
+        description="Every run of the workspace, best validation accuracy first",
         table=leaderboard.write(),
     )
     workspace.current().remove_finished_checkpoints()
@@ -144,7 +144,7 @@ def collect_metrics(
     predictions: Predictions,
     submission: Submission,
 ) -> dict[str, Any]:
-    """The content of metrics.json; keys whose value is not known are left out."""
+    """The content of metrics.json; keys with unknown values are left out."""
     metrics = {
         "run": name,
         "source": dataset.source,
@@ -169,7 +169,7 @@ def collect_metrics(
 
 
 def stage_times() -> list[dict[str, Any]]:
-    """Where the time went; a stage that did not run took its result from the cache."""
+    """Seconds per stage; a stage that did not run took its result from the cache."""
     seconds = workspace.current().stage_seconds
     return [
         {"stage": name, "seconds": seconds.get(name, 0.0), "cached": name not in seconds}
@@ -178,7 +178,7 @@ def stage_times() -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that a reader will ask for."""
+    """Versions of Python and of the libraries that a reader will ask about."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
@@ -190,7 +190,7 @@ def model_name(member: Member, recipe: Recipe) -> str:
 def make_artifacts(
     metrics: dict[str, Any], figures: dict[str, File], folder: Path, card: str
 ) -> None:
-    """What Prefect's UI shows of the run: the model card with its pictures, and the metrics."""
+    """Create what Prefect's UI shows of the run: the model card with figures, and the metrics."""
     pictures = [
         f"![{name}](data:image/png;base64,{base64.b64encode(figures[name].location.read_bytes()).decode()})"
         for name in ("confusion_matrix", "learning_curves", "mistakes")

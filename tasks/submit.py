@@ -1,4 +1,4 @@
-"""Stage 7: send submission.csv to Kaggle, at most once, and bring its score home."""
+"""Stage 7: send submission.csv to Kaggle, at most once, and fetch its score."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def submit(
         run=run_name,
         judged=judge(dataset, evaluation),
     )
-    with ledger.locked():  # two runs at once send one after the other
+    with ledger.locked():  # concurrent runs send one after the other
         sender.settle(competition)
         if hindrance:
             return Submission(status="not sent", reason=hindrance)
@@ -98,7 +98,7 @@ def submit(
 
 
 def below_the_gate(evaluation: Evaluation, minimum_accuracy: float) -> str | None:
-    """Why the model is not good enough to be sent, if so."""
+    """Why the model is not good enough to be sent; None if it is."""
     if evaluation.validation_accuracy >= minimum_accuracy:
         return None
     return (
@@ -108,7 +108,7 @@ def below_the_gate(evaluation: Evaluation, minimum_accuracy: float) -> str | Non
 
 
 def what_sending_needs(form: str | None) -> str:
-    """Of a submission that passes all checks."""
+    """How to send a submission that passes all checks."""
     needed = f"The credentials found ({form}) would be used" if form else "It needs credentials"
     return (
         "--submit is never. The submission passes the checks; --submit always sends it. "
@@ -158,7 +158,7 @@ def compare(own: Judged, best: Entry | None, evaluation: Evaluation) -> tuple[bo
 
 
 def describe(entry: Entry, evaluation: Evaluation, message: str) -> str:
-    """The submission's description; the digest comes first, lest it be cut off."""
+    """The submission's description; the digest comes first, so that it is never cut off."""
     low, high = evaluation.validation_accuracy_ci95
     return f"sha256:{entry.digest} " + (
         message
@@ -168,19 +168,19 @@ def describe(entry: Entry, evaluation: Evaluation, message: str) -> str:
 
 
 def outcome(entry: Entry, reason: str) -> Submission:
-    """What became of it, in words."""
+    """What became of the submission, as a status and in words."""
     status: Literal["complete", "error", "unknown"] = "unknown"
     if entry.status == "complete":
         score = "without a public score" if entry.score is None else f"{entry.score} (public)"
-        status, told = "complete", f"Submission {entry.ref} is scored: {score}."
+        status, result = "complete", f"Submission {entry.ref} is scored: {score}."
     elif entry.status == "error":
-        status, told = "error", f"Kaggle could not score submission {entry.ref}: {entry.reason}"
+        status, result = "error", f"Kaggle could not score submission {entry.ref}: {entry.reason}"
     elif entry.ref:
-        told = f"Submission {entry.ref} is not scored yet; a later run with --submit fetches it."
+        result = f"Submission {entry.ref} is not scored yet; a later run with --submit fetches it."
     else:
-        told = (
+        result = (
             f"Whether it arrived is unknown: {entry.reason} The next run with --submit settles it."
         )
     return Submission(
-        status=status, reason=f"{reason} {told}", ref=entry.ref, public_score=entry.score
+        status=status, reason=f"{reason} {result}", ref=entry.ref, public_score=entry.score
     )

@@ -1,4 +1,4 @@
-"""Stage 4: train one network, showing how far it is."""
+"""Stage 4: train one network, showing its progress."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ from tasks.support import stored_checkpoints, workspace
 from tasks.support.caching import stage
 from tasks.support.records import File, Member, TrainRows
 
-logging.getLogger("model").setLevel(
-    logging.INFO
-)  # that it goes on from a saved state belongs to the log
+# So that the log says when training resumes from a checkpoint.
+logging.getLogger("model").setLevel(logging.INFO)
 
 
 @stage("tensorflow", "keras", "numpy", depends_on_machine=True)
 def train(rows: TrainRows, positions: File, recipe: Recipe, seed: int, member: int) -> Member:
-    """Train member number ``member`` on the rows that its part of the split leaves it.
+    """Train member number ``member`` on the rows that it does not hold out.
 
-    Its state is saved at every epoch, so that a killed run goes on from there.
+    A checkpoint is saved after every epoch, so that a killed run can resume from it.
     """
     validation = digits.validation_mask(positions.array(), recipe.validation_fraction, member)
     checkpoints = checkpoint_folder()
@@ -67,23 +66,23 @@ def train(rows: TrainRows, positions: File, recipe: Recipe, seed: int, member: i
 
 
 def checkpoint_folder() -> Path:
-    """One folder a training: named by the cache key, so only the very same training finds it."""
+    """One folder per training, named by the cache key, so that only the same training finds it."""
     transaction = get_transaction()
     key = transaction.key if transaction else None
     return workspace.current().checkpoints / (key or "uncached")
 
 
 def log_console() -> Console:
-    """That of Prefect's log, which then prints its lines above the bar; else one of its own."""
+    """The console of Prefect's log, which then prints its lines above the bar; else a new one."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
-            handler.console.push_theme(Theme())  # it has no styles for a bar
+            handler.console.push_theme(Theme())  # Prefect's has no styles for a bar
             return handler.console
     return Console(stderr=True)
 
 
 class ShownProgress:
-    """A live bar on a terminal, one log line an epoch, and a progress artifact in Prefect's UI."""
+    """A live bar on a terminal, one log line per epoch, a progress artifact in Prefect's UI."""
 
     def __init__(self, epochs: int, member: int) -> None:
         self.epochs = epochs
@@ -113,17 +112,17 @@ class ShownProgress:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.bar.stop()
-        if error is None:  # perhaps before the last epoch
+        if error is None:  # training may have stopped before the last epoch
             update_progress_artifact(self.artifact, progress=100)
 
     def batch(self, epoch: int, done: int, total: int) -> None:
-        """``done`` of the epoch's ``total`` batches are trained on."""
+        """Show that ``done`` of the epoch's ``total`` batches are finished."""
         title = f"epoch {epoch}/{self.epochs}"
         self.bar.update(self.line, description=title, completed=done, total=total)
 
     def epoch(self, epoch: history.Epoch) -> None:
-        """An epoch is over."""
-        self.bar.reset(self.line)  # or it would take the next one for done
+        """Log a finished epoch and show it in the progress artifact."""
+        self.bar.reset(self.line)  # otherwise the next epoch would start out complete
         self.logger.info(
             "Member %d, epoch %d/%d: train accuracy %.4f, loss %.4f; "
             "validation accuracy %.4f, loss %.4f; %.1f s",

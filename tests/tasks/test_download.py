@@ -87,7 +87,7 @@ def test_two_zips_are_ambiguous(zip_folder: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(PermanentError, match="is no folder"):
+    with pytest.raises(PermanentError, match="is not a folder"):
         stage.files_in(tmp_path / "nowhere")
 
 
