@@ -43,8 +43,7 @@ class Patience:
     answer: float = 30  # of silence
     again: tuple[float, ...] = (1, 2, 4)  # before each retry of a call that may be repeated
     asked: float = 30  # the longest Retry-After that is waited for
-    refused: float = 10  # after a 500 or 503, before a submission is believed not recorded
-    settle: float = 60  # the same, after an answer was lost
+    settle: float = 60  # after a lost answer or a 5xx, before it is believed not recorded
     score: float = 180  # for the score, once the submission is there
     poll: float = 1  # between two polls; it grows
 
@@ -52,12 +51,12 @@ class Patience:
         """Seconds after a failed ``create_submission`` in which the submission may yet show up."""
         if failure.status == 429:
             return 1 if failure.retry_after is None else failure.retry_after
-        return self.refused if failure.status in (500, 503) else self.settle
+        return self.settle
 
     @property
     def to_be_sure(self) -> float:
         """The longest that a submission may take to show up."""
-        return max(self.refused, self.settle, self.asked)
+        return max(self.settle, self.asked)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ QUICK = Patience(
     answer=0.8,
     again=(0.01, 0.01, 0.01),
     asked=0.1,
-    refused=0.1,
     settle=0.6,
     score=1,
     poll=0.05,
@@ -278,6 +277,14 @@ def test_what_kaggle_has_confirmed_and_shows_later_is_not_sent_again(
     assert len(kaggle.submissions) == 1
 
 
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_5xx_is_no_proof_that_nothing_arrived(kaggle: Kaggle, status: int) -> None:
+    late = Fault(LIST, 3, skip=1, body=b"{}")  # listed only on the fourth look after sending
+    kaggle.faults = [Fault(CREATE, after=True, status=status), late]
+    assert send().status == "complete"
+    assert len(kaggle.submissions) == 1
+
+
 # Preflight.
 
 
@@ -306,7 +313,13 @@ def test_preflight_with_nothing_left(kaggle: Kaggle, logged: pytest.LogCaptureFi
         preflight(COMPETITION, patience=QUICK)
     send()
     preflight(COMPETITION, patience=QUICK)  # it may be the same one
-    assert "left today: 0" in logged.text
+    assert "No submission is left today" in logged.text
+
+
+def test_preflight_reads_the_ledger(kaggle: Kaggle) -> None:
+    Ledger.current().path.write_text("garbage\n")
+    with pytest.raises(PermanentError, match=r"Line 1 of .*submissions.jsonl is damaged"):
+        preflight(COMPETITION, patience=QUICK)
 
 
 # Faults: docs/submitting.md has the table of what each comes to.
@@ -384,7 +397,7 @@ def table(heading: str) -> dict[str, list[str]]:
 def test_the_docs_have_the_waiting_times() -> None:
     told = [row[0] for row in table("How long it waits").values()]
     waits = Patience()
-    times = [waits.connect, waits.answer, waits.again, waits.asked, waits.refused, waits.settle]
+    times = [waits.connect, waits.answer, waits.again, waits.asked, waits.settle]
     tries = f"{', '.join(map(str, waits.again))}, each up to half more"
     assert told == [tries if t is waits.again else str(t) for t in (*times, waits.score)]
 
