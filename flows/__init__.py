@@ -5,6 +5,12 @@ import time
 
 STARTED = time.monotonic()  # the first line of our code that a process runs
 
+for number in (0, 1, 2):  # closed from the start: without this, some file would get its number
+    try:
+        os.fstat(number)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)
+
 # Set here so that nobody has to; what the user has set is kept.
 for name, value in {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a fresh database

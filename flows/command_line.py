@@ -33,18 +33,24 @@ def parse(arguments: list[str]) -> Settings:
         settings = CliApp.run(Settings, cli_args=arguments)
         settings.check()
     except ValidationError as error:
+        _check_environment()
         _wrong_usage(_problems(error, lambda name: f"--{name.replace('_', '-')}"))
     except SettingsError as error:
         _wrong_usage(str(error).removeprefix("error parsing CLI: "))
     except PermanentError as error:
         _wrong_usage(f"{error.cause} {error.remedy}")
-    try:
-        Settings()  # the flow's defaults: a variable must be valid even if an option overrides it
-    except ValidationError as error:
-        _wrong_usage(_problems(error, lambda name: f"DIGIT_RECOGNIZER_{name.upper()}"))
+    _check_environment()
     if settings.debug:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
     return settings
+
+
+def _check_environment() -> None:
+    """The flow's defaults come from it: a variable must be valid even if an option overrides it."""
+    try:
+        Settings()
+    except ValidationError as error:
+        _wrong_usage(_problems(error, lambda name: f"DIGIT_RECOGNIZER_{name.upper()}"))
 
 
 def _problems(error: ValidationError, named: Callable[[str], str]) -> str:

@@ -3,10 +3,12 @@
 import sys
 from datetime import UTC, datetime
 
-from flows import STARTED, command_line, temporary_server
-from flows.settings import Settings
+from flows import STARTED, signals
 
 if __name__ == "__main__":
+    signals.exit_at_once()  # until the run begins
+    from flows import command_line, temporary_server
+
     settings = command_line.parse(sys.argv[1:])  # answers --help before the slow imports below
     server = temporary_server.start_unless_configured()  # starts while they are imported
 
@@ -14,6 +16,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.runners import each_member
+from flows.settings import Settings
 from model.recipes import recipe_for
 from tasks.download import download, resolve
 from tasks.evaluate import evaluate

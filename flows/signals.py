@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESEND_SECONDS = 0.1  # by then the code that dropped the exception has moved on
 
 
@@ -30,14 +32,30 @@ class Stopped(SystemExit):
         return f"stopped by {name}; the same command resumes from here"
 
 
+def exit_at_once() -> None:
+    """Until ``raise_stopped``: have the signals end the process with the one line.
+
+    During imports, which leave nothing to clean up, and where some code swallows exceptions.
+    """
+    for number in NUMBERS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _exit)
+
+
 def raise_stopped() -> None:
     """Have SIGINT, SIGTERM and SIGHUP raise Stopped in the main thread from now on."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in NUMBERS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
         elif number == signal.SIGHUP:  # nohup: the run is to outlive its terminal
             os.environ["TTY_COMPATIBLE"] = "0"  # no live bar, which could not outlive it
     sys.unraisablehook = _send_again
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    with contextlib.suppress(OSError):  # the terminal is gone
+        os.write(2, f"{Stopped(number)}\n".encode())
+    os._exit(128 + number)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

@@ -63,7 +63,7 @@ def files_in(folder: Path | None) -> list[Path]:
     csv_files = [folder / name for name in archive.MEMBERS]
     if all(path.is_file() for path in csv_files):
         return csv_files
-    zips = sorted(folder.glob("*.zip"))
+    zips = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".zip")
     if len(zips) == 1:
         return zips
     missing = ", ".join(path.name for path in csv_files if not path.is_file())
@@ -107,7 +107,7 @@ def download(
 
 def copy_or_extract(files: list[Path], folder: Path) -> None:
     """Extract the zip, or copy the CSV files, into ``folder``."""
-    if files[0].suffix == ".zip":
+    if files[0].suffix.lower() == ".zip":
         archive.extract(files[0], folder)
     else:
         for path in files:

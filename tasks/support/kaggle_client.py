@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import math
 import random
 import sys
 import time
@@ -216,7 +217,9 @@ class KaggleClient:
         api.build_kaggle_client = partial(_build_sdk, api, self.patience)
         if self.secret_block:
             api.config_values = kaggle_credentials.from_block(self.secret_block)
+            kaggle_credentials.check_characters(api.config_values)
         else:
+            kaggle_credentials.check_characters()
             self._authenticate(api)
         return api
 
@@ -311,14 +314,13 @@ def _build_sdk(api: Any, patience: Patience) -> Any:
             options["timeout"] = (patience.connect, patience.answer)
             return super().send(*args, **options)
 
-    try:
-        environment = get_env()
-    except Exception as error:
-        raise PermanentError(f"{error}.", "Unset KAGGLE_API_ENVIRONMENT.") from None
     values = api.config_values
     user, key, token = values.get("username"), values.get("key"), values.get("token")
-    sdk = Sdk(env=environment, username=user, password=key, api_token=token)
-    sdk.http_client()._init_session()
+    try:
+        sdk = Sdk(env=get_env(), username=user, password=key, api_token=token)
+        sdk.http_client()._init_session()
+    except Exception as error:
+        raise PermanentError(f"{error}.", "Unset KAGGLE_API_ENVIRONMENT.") from None
     if values.get("auth_method") == "LEGACY_API_KEY":
         _session(sdk).auth = (user, key)
     _session(sdk).mount("https://", TimeoutAdapter())
@@ -353,11 +355,11 @@ def _sent(submission: Any) -> Sent:
     try:
         score = float(submission.public_score)
     except (TypeError, ValueError):
-        score = None
+        score = math.nan
     return Sent(
         ref=int(submission.ref),
         description=submission.description,
         status=submission.status.name.lower(),
-        public_score=score,
-        error=submission.error_description,
+        public_score=score if math.isfinite(score) else None,
+        error=" ".join((submission.error_description or "").split()),
     )

@@ -63,6 +63,30 @@ def key_form() -> str | None:
     return "KAGGLE_USERNAME and KAGGLE_KEY" if both_set else "kaggle.json"
 
 
+def check_characters(config: dict[str, Any] | None = None) -> None:
+    """PermanentError if a value cannot be part of a request; by default of those the client reads.
+
+    Such as one that ends in a line feed, as secrets of containers often do.
+    """
+    names = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
+    found = config or {name: os.environ.get(name) for name in names} | _json(key_file())
+    for name, value in found.items():
+        text = str(value or "")
+        if not (text.isascii() and text.isprintable()) and not _is_path(text):
+            raise PermanentError(
+                f"The Kaggle credential {name} holds a character that no credential has, "
+                "perhaps a line feed at its end.",
+                "Remove it, or make a new API token at https://www.kaggle.com/settings/api.",
+            )
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def oauth_form() -> str | None:
     """``kaggle auth login``, if it has left a token; else None."""
     found = _json(Path("~/.kaggle/credentials.json").expanduser()).get("refresh_token")

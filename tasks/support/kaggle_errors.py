@@ -33,11 +33,17 @@ REFUSALS = (  # status, words in Kaggle's message, cause, remedy; the first matc
     (404, "", "Kaggle knows no {competition}", f"Open {PAGE}, and {SPELLING}."),
     (
         400,
-        "limit|maximum|daily|today",
+        "limit|maximum|daily|allowance|exceed|too many|per day|number of submissions",
         "The limit of submissions is reached",
         f"Run it again after 00:00 UTC, when the count starts anew; see {PAGE}/submissions.",
     ),
-    (None, "", "Kaggle refuses the request", f"Join the competition at {PAGE}, or {SPELLING}."),
+    (
+        None,
+        "",
+        "Kaggle refuses the request",
+        f"Join the competition at {PAGE}, or {SPELLING}; if the day's submissions are used up, run "
+        "it again after 00:00 UTC.",
+    ),
 )
 
 

@@ -12,6 +12,7 @@ import io
 import json
 from typing import Any
 
+from model.errors import PermanentError
 from tasks.support import run_folder, workspace
 from tasks.support.ledger import Ledger
 from tasks.support.logs import log
@@ -46,7 +47,11 @@ def write() -> list[dict[str, Any]]:
 
 def collect() -> list[dict[str, Any]]:
     """One row per run, by descending validation accuracy; None for what is not known."""
-    sent = {entry.digest: entry for entry in Ledger.current().entries()}
+    try:
+        sent = {entry.digest: entry for entry in Ledger.current().entries()}
+    except PermanentError as error:
+        log().warning("leaderboard.csv has only the scores that the runs know: %s", error)
+        sent = {}
     rows = []
     for path in run_folder.each("metrics.json", workspace.current().runs):
         try:

@@ -23,6 +23,7 @@ def use_one_core() -> None:
 
 def load() -> None:
     """Import TensorFlow (4 s); stderr is shown afterwards, without TensorFlow's notices."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # also for users of another one
     if "tensorflow" not in sys.modules:
         _import_quietly()
     import tensorflow as tf

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.end_to_end.command import SAME_BYTES, SLOW_TRAINING, run, start
 
@@ -50,6 +53,31 @@ def test_stopped_three_times(tmp_path: Path, environment: dict[str, str]) -> Non
         ours = (disturbed / "runs/latest" / name).read_bytes()
         assert ours == (undisturbed / "runs/latest" / name).read_bytes(), name
     assert not any((disturbed / "cache/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 1.5])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
+def test_stopped_while_it_starts(
+    tmp_path: Path, environment: dict[str, str], how: signal.Signals, seconds: float
+) -> None:
+    environment = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
+    with start("--workspace", tmp_path, **environment) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        while not caught(status.read_text()) >> (signal.SIGTERM - 1) & 1:  # by our first line
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.send_signal(how)
+        assert process.stderr
+        said = process.stderr.read()
+        assert process.wait() == 128 + how
+    name = "Ctrl-C" if how == signal.SIGINT else how.name
+    assert said.splitlines()[-1] == f"stopped by {name}; the same command resumes from here"
+    assert "Traceback" not in said
+
+
+def caught(status: str) -> int:
+    """The set of signals that a process has a handler for, from its status in /proc."""
+    return int(status.partition("SigCgt:")[2].split()[0], 16)
 
 
 def test_two_runs_at_once_train_once(tmp_path: Path, environment: dict[str, str]) -> None:

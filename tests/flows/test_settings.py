@@ -52,9 +52,10 @@ def test_what_is_wrong_in_the_environment_is_told_though_an_option_overrides_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DIGIT_RECOGNIZER_EPOCHS", "0")
-    with pytest.raises(SystemExit, match="2"):
-        command_line.parse(["--epochs", "5"])
-    assert capsys.readouterr().err.startswith("error: DIGIT_RECOGNIZER_EPOCHS: ")
+    for arguments in ([], ["--epochs", "5"]):
+        with pytest.raises(SystemExit, match="2"):
+            command_line.parse(arguments)
+        assert capsys.readouterr().err.startswith("error: DIGIT_RECOGNIZER_EPOCHS: ")
     with pytest.raises(SystemExit, match="0"):
         command_line.parse(["--help"])
 
