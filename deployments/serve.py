@@ -37,7 +37,7 @@ def known_timezone(name: str) -> str:
     """The name, if the time zone database has it."""
     try:
         return ZoneInfo(name).key
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of it: America
         raise argparse.ArgumentTypeError(f"there is no time zone {name!r}") from None
 
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
         )
         return command_line.FAILED
     try:
-        schedule = Cron(options.cron, timezone=options.timezone) if options.cron else None
+        schedule = None if options.cron is None else Cron(options.cron, timezone=options.timezone)
     except ValueError as error:
         print(f"error: --cron: {error}", file=sys.stderr)
         return command_line.WRONG_USAGE
@@ -83,4 +83,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from flows.prefect_errors import exit_code
+
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -17,6 +17,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 
+from flows.prefect_errors import exit_code
+
 
 def main(arguments: list[str]) -> int:
     """Store the secrets and put references to them into the pools; return the exit code."""
@@ -70,4 +72,4 @@ def refer(client: SyncPrefectClient, pool: str, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_code(main, sys.argv[1:]))

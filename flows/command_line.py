@@ -16,7 +16,7 @@ from pydantic_settings import CliApp, SettingsError
 
 from flows import STARTED, signals
 from flows.settings import Settings
-from model.errors import PermanentError, PipelineError, TransientError
+from model.errors import PermanentError, PipelineError
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -88,7 +88,10 @@ def run(
     except Exception as error:
         if settings.debug:
             traceback.print_exc()
-        if lost := _server_lost(error, server):
+        from flows import prefect_errors
+
+        if failure := prefect_errors.caused(error):
+            lost = prefect_errors.explained(failure, server.api_url if server else None)
             _say(f"error: {lost}", FAILED)
             os._exit(FAILED)  # Prefect would try for another minute to deliver its logs
         if isinstance(error, PipelineError):
@@ -105,10 +108,12 @@ def served(server: TemporaryServer | None, settings: Settings) -> Iterator[None]
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+    from flows import prefect_errors
     from tasks.support import tensorflow_import
     from tasks.support.workspace import Workspace
 
     if server is None:
+        prefect_errors.check_not_silent()
         yield
         return
     if not any(Workspace(settings.workspace).results.glob("*")):  # a first run: it will train
@@ -173,33 +178,6 @@ def _print(text: str, stream: TextIO) -> None:
         print(text, file=stream, flush=True)
     except OSError:  # the terminal is gone: discard this and all further output
         signals.into_nowhere(stream)
-
-
-def _server_lost(error: BaseException, server: TemporaryServer | None) -> TransientError | None:
-    """The error to show if Prefect's client, the only user of httpx, caused this one; else None."""
-    import httpx
-    from prefect.settings import PREFECT_API_URL
-
-    root: BaseException | None = error
-    while root and not isinstance(root, httpx.TransportError | httpx.HTTPStatusError):
-        root = root.__cause__ or root.__context__
-    if root is None or isinstance(error, PipelineError):
-        return None
-    url = server.api_url if server else PREFECT_API_URL.value() or ""
-    place = httpx.URL(url).netloc.decode()  # without a password
-    if isinstance(root, httpx.HTTPStatusError):
-        return TransientError(
-            f"Prefect's server at {place} answered {root.response.status_code}.",
-            "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server has the same "
-            "version of Prefect as the run; the same command then resumes from here.",
-        )
-    return TransientError(
-        f"Prefect's server at {place} does not answer ({type(root).__name__}).",
-        "Run the same command again: it resumes from here."
-        if server
-        else "Check that it is running and that PREFECT_API_URL is right, or unset that to give "
-        "the run a server of its own; the same command then resumes from here.",
-    )
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:

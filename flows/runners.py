@@ -17,6 +17,7 @@ from prefect import Task, get_run_logger, unmapped
 from prefect.futures import as_completed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
+from flows import prefect_errors
 from flows.settings import Settings
 from model.errors import PermanentError, PipelineError, TransientError
 from tasks.support import tensorflow_import, workspace
@@ -47,6 +48,7 @@ class EachMember:
             PipelineError: more members than may be missing failed, each after its retries; it is
                 of the same family as the last one's error.
             TransientError: the workers are gone.
+            httpx.HTTPError: Prefect's server is.
         """
         began = time.monotonic()
         try:
@@ -84,6 +86,8 @@ class EachMember:
                         "Start it and its workers, and run it again: finished members are kept.",
                     ) from error
                 except Exception as error:
+                    if prefect_errors.caused(error):  # which is no fault of the member's
+                        raise
                     missing[member] = reason(error)
                     if len(missing) > self.allow_missing:
                         raise failed(member, self.members, error) from error
