@@ -189,10 +189,11 @@ class Store:
     def _missing(self, items: Sequence[Item]) -> list[Item]:
         """The items that the store lacks; PermanentError for an object with other contents."""
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            there = list(pool.map(self._holds, items))
+            there = list(pool.map(self.holds, items))
         return [item for item, is_there in zip(items, there, strict=True) if not is_there]
 
-    def _holds(self, item: Item) -> bool:
+    def holds(self, item: Item) -> bool:
+        """Whether the store has the object; PermanentError if it has other contents."""
         try:
             with explained(self.uri):
                 head = self.client.head_object(

@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.tasks import exponential_backoff
 
 from model import processor
-from model.errors import PermanentError, TransientError
+from model.errors import TransientError
 from tasks.support import artifact_store, stored_results, tensorflow_import, workspace
 from tasks.support.code_digest import code_digest
 from tasks.support.locks import FileLocks
@@ -65,7 +65,7 @@ def stage(
                     return function(*args, **kwargs)
                 except OSError as error:
                     if error.errno in workspace.DISK_FAULTS:
-                        raise disk_fault(error) from error
+                        raise workspace.disk_fault(error) from error
                     raise
 
         policy: CachePolicy = NO_CACHE
@@ -116,15 +116,6 @@ def kept_under(
             yield opened
         finally:  # Prefect stores what the flow itself raises, after the workspace is closed
             results.result_storage = before
-
-
-def disk_fault(error: OSError) -> PermanentError:
-    """The error that says what the disk refused, and where."""
-    place = error.filename2 or error.filename or workspace.current().root
-    return PermanentError(
-        f"{place}: {error.strerror}.",
-        "Free up or repair the disk, or choose another --workspace; the same command then resumes.",
-    )
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001

@@ -29,7 +29,7 @@ class FileLocks:
         if self.is_lock_holder(key, holder):
             return True
         deadline = None if acquire_timeout is None else time.monotonic() + acquire_timeout
-        file = (workspace.current().locks / key).open("ab")
+        file = open_lock(key)
         told_at = time.monotonic() + TELL_SECONDS
         while True:
             try:
@@ -53,7 +53,7 @@ class FileLocks:
 
     def is_locked(self, key: str) -> bool:
         """Whether any process holds the lock."""
-        with (workspace.current().locks / key).open("ab") as file:
+        with open_lock(key) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -86,3 +86,11 @@ class FileLocks:
     async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
         """Part of Prefect's protocol; the stages are synchronous."""
         return self.wait_for_lock(key, timeout)
+
+
+def open_lock(key: str) -> IO[bytes]:
+    """The file whose lock is the key's; PermanentError if the disk refuses it."""
+    try:
+        return (workspace.current().locks / key).open("ab")
+    except OSError as error:
+        raise workspace.disk_fault(error) from error

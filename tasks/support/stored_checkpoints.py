@@ -40,3 +40,10 @@ def send(folder: Path) -> None:
         store.put(f"checkpoints/{folder.name}", path.encode() + b"\n" + states[-1].read_bytes())
     except PipelineError as error:
         log().warning("The checkpoint is on this worker's disk only: %s", error)
+
+
+def forget(key: str) -> None:
+    """The training's result is stored: empty its checkpoint, or --refresh would resume from it."""
+    store = artifact_store.current()
+    if store and workers.has_own_disk() and store.get(f"checkpoints/{key}"):
+        store.put(f"checkpoints/{key}", b"")

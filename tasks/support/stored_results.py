@@ -20,7 +20,7 @@ from prefect.utilities.importtools import to_qualified_name
 from pydantic import Field, PrivateAttr
 
 from model.errors import PermanentError, PipelineError, TransientError
-from tasks.support import artifact_store, workspace
+from tasks.support import artifact_store, stored_checkpoints, workspace
 from tasks.support.artifact_store import Item
 from tasks.support.logs import log
 from tasks.support.records import Record
@@ -80,6 +80,7 @@ class ArtifactStore(ThisDisk):
             if anew or store.get(name) is None:
                 store.upload(list(items_in(result_of(place.read_text()))))
                 store.put(name, place.read_bytes())
+                stored_checkpoints.forget(place.name)
             self._shared.add(place.name)
         except ValueError:
             pass  # a failed run's or stage's error, which Prefect stores too: of no use elsewhere

@@ -7,6 +7,7 @@ whenever, the next run, or ``--upload-pending``, completes the upload.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from model.errors import PermanentError, PipelineError, TransientError
 from tasks.support import artifact_store, run_folder, workspace
@@ -39,7 +40,7 @@ class Listed(BaseModel):
 class Manifest(BaseModel):
     """What is read from manifest.json."""
 
-    files: list[Listed]
+    files: list[Listed] = Field(min_length=1)
 
 
 class Latest(BaseModel):
@@ -54,10 +55,19 @@ def upload(store: Store, folder: Path) -> None:
     digest, size = workspace.sha256_of(manifest), manifest.stat().st_size
     store.upload(items_of(manifest.read_bytes(), name, folder))
     store.upload([Item(f"{name}/{MANIFEST}", manifest, digest, size, "application/json")])
-    latest = store.get(LATEST)
-    newest = parsed(Latest, latest, LATEST).run if latest else ""
+    try:
+        newest = newest_in(store)
+    except PermanentError as error:
+        log().warning("%s It is written anew.", error.cause)
+        newest = ""
     if newest <= folder.name:  # names begin with the time
         store.put(LATEST, json.dumps({"run": folder.name, "manifest_sha256": digest}).encode())
+
+
+def newest_in(store: Store) -> str:
+    """The store's newest run, "" if there is none; PermanentError if latest.json is damaged."""
+    content = store.get(LATEST)
+    return parsed(Latest, content, LATEST).run if content else ""
 
 
 def upload_pending(runs: Path) -> dict[str, PipelineError | None]:
@@ -123,17 +133,20 @@ def fetch(uri: str, folder: Path) -> str:
 
     ``uri`` is the run's, ``s3://bucket/prefix/runs/<name>``, or the store's for the newest run.
     """
-    before, found, after = uri.rstrip("/").rpartition("/runs/")
-    base, run = (before, after) if found else (after, "")
-    store = artifact_store.at(base)
+    store = artifact_store.at(uri.rstrip("/"))
     store.reach()
-    latest = None if run else store.get(LATEST)
-    name = f"runs/{parsed(Latest, latest, LATEST).run if latest else run}"
-    manifest = store.get(f"{name}/{MANIFEST}")
+    run = newest_in(store)
+    base, _, after = store.uri.rpartition("/runs/")
+    if not run and base.startswith("s3://"):
+        store, run = artifact_store.at(base), after
+    name = f"runs/{run}"
+    manifest = store.get(f"{name}/{MANIFEST}") if run else None
     if manifest is None:
         raise PermanentError(
             f"{uri} holds no complete run.", "Correct the address, or upload the run again."
         )
+    digest = hashlib.sha256(manifest).hexdigest()
+    store.holds(Item(f"{name}/{MANIFEST}", folder, digest, len(manifest)))  # else it was altered
     if folder.exists():
         raise PermanentError(f"{folder} already exists.", "Name a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +202,7 @@ def main() -> int:
     parser.add_argument(
         "--workspace",
         type=Path,
-        default=os.environ.get(workspace.ENVIRONMENT_VARIABLE, "workspace"),
+        default=os.environ.get(workspace.ENVIRONMENT_VARIABLE) or "workspace",
         help="for --upload-pending (default: %(default)s)",
     )
     arguments = parser.parse_args()
@@ -216,5 +229,8 @@ def main() -> int:
             return int(any(outcomes.values()))
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
         return 1
     return 0

@@ -187,3 +187,12 @@ def write_text(path: Path, text: str) -> None:
         made = folder / path.name
         made.write_text(text, encoding="utf-8", newline="\n")
         move_into_place(made, path)
+
+
+def disk_fault(error: OSError) -> PermanentError:
+    """The error that says what the disk refused, and where."""
+    place = error.filename2 or error.filename or current().root
+    return PermanentError(
+        f"{place}: {error.strerror}.",
+        "Free up or repair the disk, or choose another --workspace; the same command then resumes.",
+    )

@@ -32,8 +32,10 @@ from tasks.support import (
     artifact_store,
     caching,
     run_folder,
+    stored_checkpoints,
     stored_results,
     stored_runs,
+    workers,
     workspace,
 )
 from tasks.support.artifact_store import Item, Store
@@ -623,6 +625,19 @@ def test_what_a_failed_stage_raised_stays_on_this_disk(
     assert not caplog.records
 
 
+def test_a_stored_result_empties_its_checkpoint(
+    opened_workspace: workspace.Workspace, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "has_own_disk", lambda: True)
+    for key in ("ended", "under way"):
+        store.put(f"checkpoints/{key}", b"epoch-0001.npz\nstate")
+    with artifact_store.opened(URI):
+        stored_results.ArtifactStore(uri=URI).write_path("ended", record("{}"))
+        stored_checkpoints.bring(opened_workspace.checkpoints / "ended")
+    assert not opened_workspace.checkpoints.exists()
+    assert store.get("checkpoints/under way")
+
+
 # Finished runs.
 
 
@@ -723,6 +738,15 @@ def test_an_older_run_does_not_become_the_newest(
     assert latest["run"] == "20260102-new"
 
 
+def test_a_damaged_pointer_is_written_anew(
+    finished: Callable[[str], Path], store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put("latest.json", b"{")
+    stored_runs.upload_pending(finished("20260101-a").parent)
+    assert "latest.json is damaged" in caplog.text
+    assert "20260101-a" in stored_runs.verify(URI)
+
+
 def test_an_outage_leaves_the_run_pending(finished: Callable[[str], Path], store: Store) -> None:
     folder = finished("20260101-a")
     outage = [True]
@@ -801,6 +825,33 @@ def test_a_damaged_run_is_named_and_not_brought_back(
     assert list((tmp_path / "new").iterdir()) == []
 
 
+@pytest.mark.parametrize("lists", [0, 1])
+def test_an_altered_manifest_is_noticed(
+    finished: Callable[[str], Path], s3: Any, lists: int
+) -> None:
+    folder = finished("20260101-a")
+    stored_runs.upload_pending(folder.parent)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = manifest["files"][:lists]
+    key = "some/prefix/runs/20260101-a/manifest.json"
+    s3.put_object(Bucket="bucket", Key=key, Body=json.dumps(manifest).encode())
+    with pytest.raises(PermanentError, match=r"altered: runs/20260101-a/manifest\.json\."):
+        stored_runs.verify(URI)
+
+
+def test_a_store_whose_own_address_has_a_part_called_runs(
+    finished: Callable[[str], Path], s3: Any
+) -> None:
+    folder = finished("20260101-a")
+    s3.create_bucket(Bucket="runs")
+    for uri in ("s3://bucket/runs/digits", "s3://runs/digits"):
+        with pytest.raises(PermanentError, match="no complete run"):
+            stored_runs.verify(uri)
+        stored_runs.upload(artifact_store.at(uri), folder)
+        for named in (uri, f"{uri}/runs/20260101-a"):
+            assert stored_runs.verify(named).startswith(f"{uri}/runs/20260101-a ")
+
+
 def test_the_command_line(
     finished: Callable[[str], Path],
     tmp_path: Path,
@@ -823,6 +874,8 @@ def test_the_command_line(
     assert (code, text) == (0, f"{URI}/runs/20260101-a (3 files, 33 bytes) is whole.\n")
     assert command("--fetch", URI, str(tmp_path / "back"))[0] == 0
     assert (tmp_path / "back/submission.csv").is_file()
+    code, text = command("--fetch", URI, "/proc/nowhere/back")
+    assert (code, text) == (1, "error: /proc/nowhere: No such file or directory.\n")
     s3.delete_object(Bucket="bucket", Key="some/prefix/runs/20260101-a/model.keras")
     code, text = command("--verify", URI)
     assert code == 1

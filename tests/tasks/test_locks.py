@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from model.errors import PermanentError
 from tasks.support import locks
 from tasks.support.locks import FileLocks
 from tasks.support.workspace import ENVIRONMENT_VARIABLE, Workspace
@@ -96,3 +97,9 @@ def test_two_threads_of_a_process_do_not_share_a_lock(opened_workspace: Workspac
     assert not locks.acquire_lock("key", "other", acquire_timeout=0)
     locks.release_lock("key", "other")
     assert locks.is_lock_holder("key", "one")
+
+
+def test_a_folder_in_its_place_is_named(opened_workspace: Workspace) -> None:
+    (opened_workspace.locks / "key").mkdir()
+    with pytest.raises(PermanentError, match=r"locks/key: Is a directory\."):
+        FileLocks().acquire_lock("key", "ours")
