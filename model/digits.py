@@ -266,7 +266,9 @@ def _length_fault(
 ) -> PermanentError:
     """A row with too few or too many cells; names the first missing or the last wanted column."""
     if fields == [""]:
-        return PermanentError(f"{path}, row {row} (line {row + 1}): the line is empty.", remedy)
+        return PermanentError(
+            f"{_place(path, row, columns[0])} is missing: the line is empty.", remedy
+        )
     if len(fields) < len(columns):
         place = f"{_place(path, row, columns[len(fields)])} is missing"
     else:

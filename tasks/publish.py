@@ -7,7 +7,6 @@ import json
 import platform
 import sys
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from tasks.support.records import (
     Run,
     Submission,
 )
+from tasks.support.versions import version_of
 
 STAGES = ("download", "preprocess", "explore", "train", "evaluate", "predict", "submit")
 MEASURED = [
@@ -179,7 +179,7 @@ def stage_times() -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a reader will ask about."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    return {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}}
 
 
 def model_name(member: Member, recipe: Recipe) -> str:

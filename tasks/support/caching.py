@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -31,6 +30,7 @@ from model.errors import TransientError
 from tasks.support import artifact_store, stored_results, tensorflow_import, workspace
 from tasks.support.code_digest import code_digest
 from tasks.support.locks import FileLocks
+from tasks.support.versions import version_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -131,7 +131,7 @@ def beyond_inputs(
     inputs: dict[str, Any],
 ) -> str:
     """Hex sha256 over code, versions, what else the stage reads, and the machine."""
-    parts = [code, *(f"{name} {version(name)}" for name in libraries)]
+    parts = [code, *(f"{name} {version_of(name)}" for name in libraries)]
     if reads:
         parts.append(reads(inputs))
     if on_this_machine:

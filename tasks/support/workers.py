@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from model.errors import PipelineError
 from tasks.support import artifact_store, tensorflow_import, workspace
 from tasks.support.code_digest import project_digest
+from tasks.support.versions import version_of
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "prefect")
 # What `flows` sets before TensorFlow is imported; it must be the same everywhere.
@@ -102,5 +102,5 @@ def place() -> Iterator[Place]:
 
 def software() -> dict[str, str]:
     """The versions that a member's bytes depend on."""
-    versions = {name: version(name) for name in LIBRARIES}
+    versions = {name: version_of(name) for name in LIBRARIES}
     return {"code": project_digest(), "python": platform.python_version(), **versions}

@@ -27,6 +27,14 @@ print([type(handler).__name__ for handler in logger.handlers])
     assert b"APILogHandler" in done.stdout
 
 
+def test_no_file_gets_the_number_of_a_closed_output() -> None:
+    code = "import os, flows; os.fstat(2); print('well')"
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code], stdout=subprocess.PIPE, check=True
+    )
+    assert done.stdout == b"well\n"
+
+
 def test_a_home_that_prefect_cannot_write_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

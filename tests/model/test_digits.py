@@ -172,7 +172,8 @@ def test_a_short_or_long_row_is_named(folder: Path, row: int, column: int, extra
         digits.read_test, path, changed(TEST, row, lambda cells: cells[:column] or [""])
     )
     place = rf"row {row} \(line {row + 1}\), column "
-    assert re.search(place + f"pixel{max(column, 1)} is missing: .* {max(column, 1)} cells", short)
+    what = f"the row has {column} cells" if column else "the line is empty"
+    assert re.search(f"{place}pixel{column} is missing: {what}", short)
     long = error_of(digits.read_test, path, changed(TEST, row, lambda cells: cells + ["0"] * extra))
     assert re.search(place + f"pixel783 is not the last: .* {784 + extra} cells", long)
 
@@ -339,7 +340,7 @@ def test_a_submission_is_read_as_written(folder: Path, labels: list[int]) -> Non
         ("ImageId,Label\n1,\n", r"row 1 .*, column Label: an empty cell"),
         ("ImageId,Label\n1\n", r"row 1 .*, column Label is missing"),
         ("ImageId,Label\n1,2,3\n", r"row 1 .*, column Label is not the last: the row has 3 cells"),
-        ("ImageId,Label\n1,5\n\n", r"row 2 \(line 3\), column Label is missing"),
+        ("ImageId,Label\n1,5\n\n", r"row 2 \(line 3\), column ImageId is missing: the line is empty"),
         ("Label,ImageId\n5,1\n", r"header \(line 1\), column 1: 'Label' stands where 'ImageId'"),
         ("1,5\n", "header"),
         ("ImageId,Label\n", "no row"),

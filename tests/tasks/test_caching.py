@@ -185,7 +185,7 @@ def test_code_versions_data_and_machine_are_part_of_the_key(
     monkeypatch.setattr(processor, "identity", lambda: {"processor": "another"})
     keys.append(key(machine=True))
     assert keys[0] == key()  # the machine counts only where it is asked for
-    monkeypatch.setattr(caching, "version", lambda name: "another")
+    monkeypatch.setattr(caching, "version_of", lambda name: "another")
     keys.append(key())
     assert len(set(keys)) == len(keys)
 

@@ -80,6 +80,11 @@ def test_what_is_missing_is_named(csv_folder: Path) -> None:
         stage.files_in(csv_folder)
 
 
+def test_a_zip_may_be_called_so_in_capitals(zip_folder: Path) -> None:
+    (zip_folder / "digit-recognizer.zip").rename(zip_folder / "DIGITS.ZIP")
+    assert stage.files_in(zip_folder) == [zip_folder / "DIGITS.ZIP"]
+
+
 def test_two_zips_are_ambiguous(zip_folder: Path) -> None:
     (zip_folder / "other.zip").write_bytes(b"")
     with pytest.raises(PermanentError, match="2 zip files"):

@@ -144,6 +144,25 @@ def test_no_credentials(
 
 
 @pytest.mark.parametrize(
+    "arrangement",
+    [
+        environment(KAGGLE_API_TOKEN=TOKEN + "\n"),
+        environment(KAGGLE_USERNAME=USER, KAGGLE_KEY=KEY + "é"),
+        write("kaggle.json", {"username": USER, "key": KEY + "\n"}),
+    ],
+)
+def test_a_character_that_no_credential_has(
+    no_credentials: Path, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch, arrangement: Arrange
+) -> None:
+    arrangement(monkeypatch, no_credentials)
+    with pytest.raises(PermanentError, match="holds a character that no credential has") as raised:
+        client().check_access(COMPETITION)
+    assert not kaggle.requests
+    assert TOKEN not in str(raised.value)
+    assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("arrangement", "part"),
     [
         (environment(), "found."),

@@ -128,3 +128,12 @@ def test_leaves_out_what_is_no_run(
 def test_of_an_empty_workspace(opened_workspace: Workspace) -> None:
     assert leaderboard.write() == []
     assert (opened_workspace.root / "leaderboard.csv").read_text().count("\n") == 1
+
+
+def test_a_damaged_ledger_costs_only_its_scores(
+    opened_workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_run(opened_workspace, "a", 0.98, "x", public_score=0.7)
+    Ledger.current().path.write_text("garbage\n")
+    assert [row["public_score"] for row in leaderboard.write()] == [0.7]
+    assert "submissions.jsonl is damaged" in caplog.text

@@ -277,6 +277,12 @@ def test_what_kaggle_has_confirmed_and_shows_later_is_not_sent_again(
     assert len(kaggle.submissions) == 1
 
 
+def test_a_score_that_is_no_number_is_none(kaggle: Kaggle) -> None:
+    kaggle.outcome = {"status": "COMPLETE", "publicScore": "NaN"}
+    submission = send()
+    assert (submission.status, submission.public_score) == ("complete", None)
+
+
 @pytest.mark.parametrize("status", [500, 502, 503])
 def test_a_5xx_is_no_proof_that_nothing_arrived(kaggle: Kaggle, status: int) -> None:
     late = Fault(LIST, 3, skip=1, body=b"{}")  # listed only on the fourth look after sending
@@ -422,7 +428,7 @@ def test_fault(kaggle: Kaggle, fault: str) -> None:
     if fault == "PENDING without end":
         kaggle.polls = ALWAYS
     if fault == "ERROR with a reason":
-        kaggle.outcome = {"status": "ERROR", "errorDescription": "Row 7 is missing"}
+        kaggle.outcome = {"status": "ERROR", "errorDescription": "Row 7\nis missing"}
 
     ended, said = run_once()
     found = (ended, str(len(kaggle.submissions)), last_status() or "nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -37,3 +38,11 @@ def test_tensorflow_gets_one_thread_to_an_operation() -> None:
         check=True,
     )
     assert done.stdout == "1\n"
+
+
+def test_keras_computes_with_tensorflow_for_users_of_another_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    tensorflow_import.load()
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
