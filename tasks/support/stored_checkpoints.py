@@ -38,7 +38,7 @@ def send(folder: Path) -> None:
     path = states[-1].relative_to(folder).as_posix()
     try:
         store.put(f"checkpoints/{folder.name}", path.encode() + b"\n" + states[-1].read_bytes())
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:
         log().warning("The checkpoint is on this worker's disk only: %s", error)
 
 
