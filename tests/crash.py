@@ -65,8 +65,8 @@ def under_way(log: Path) -> str:
 def stage_seconds(log: Path, began: datetime, ended: datetime) -> dict[str, float]:
     """How long a run was in each stage by its log, which tells the time but no date."""
     said = log.read_text()
-    told = BEGUN.findall(said) + [moment for moment, _ in FINISHED.findall(said)]
-    moments = [began, *(datetime.strptime(moment, "%H:%M:%S.%f") for moment in told), ended]
+    logged = BEGUN.findall(said) + [moment for moment, _ in FINISHED.findall(said)]
+    moments = [began, *(datetime.strptime(moment, "%H:%M:%S.%f") for moment in logged), ended]
     between = [(end - begin) % timedelta(days=1) for begin, end in pairwise(moments)]
     return {stage: span.total_seconds() for stage, span in zip(STAGES, between, strict=True)}
 
@@ -169,7 +169,7 @@ def main() -> int:
             f"{kills.total()} kills, {harms.total()} harms, {rounds} rounds ended alike",
             flush=True,
         )
-    print(f"{resumed} starts went on with a training from a saved state.")
+    print(f"{resumed} starts resumed a training from a checkpoint.")
     print("Killed in:", ", ".join(f"{stage} {kills[stage]}" for stage in STAGES))
     print("Harmed:", ", ".join(f"{how} {count}" for how, count in harms.most_common()))
     shutil.rmtree(folder)
