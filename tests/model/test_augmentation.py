@@ -82,6 +82,12 @@ def test_every_kind_of_warp_is_used_up_to_its_limit() -> None:
         assert -0.99 * limit > values.min() >= -limit * 1.001
 
 
+def test_width_and_height_are_zoomed_independently() -> None:
+    a, b, _, d, e, _ = maps(1_000)
+    width, area = np.hypot(a, d), a * e - b * d
+    assert abs(np.corrcoef(np.log(width), np.log(area / width))[0, 1]) < 0.2
+
+
 def test_pixels_are_bent_smoothly_and_by_the_stated_amount() -> None:
     bends = np.stack(augmentation._bends(2_000, SEED))
     at_a_knot = (1 / 6) ** 2 * 2 + (2 / 3) ** 2  # the sum of its weights' squares, each way

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from model.checkpoints import identity
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import processor
+from model.checkpoints import Checkpoints, identity
+from model.history import Epoch
 from model.recipes import recipe_for
 
 RECIPE = recipe_for("classic")
@@ -13,7 +19,7 @@ IMAGES = np.zeros((10, 28, 28, 1), np.uint8)
 HELD_OUT = LABELS < 3
 
 
-def test_only_the_same_training_finds_a_checkpoint() -> None:
+def test_only_the_same_training_finds_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     altered = IMAGES.copy()
     altered[-1, -1, -1] ^= 1
     trainings = [
@@ -28,3 +34,21 @@ def test_only_the_same_training_finds_a_checkpoint() -> None:
     names = [identity(*what) for what in trainings]
     assert len(set(names)) == len(trainings)
     assert identity(RECIPE, 5, 0, IMAGES.copy(), LABELS, HELD_OUT) == names[0]
+    monkeypatch.setattr(processor, "identity", lambda: {"processor": "another"})
+    assert identity(*trainings[0]) not in names
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told_and_the_one_before_it_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints, variable = Checkpoints(tmp_path), tf.Variable(0.0)
+    epochs = [Epoch(number, 0.9, 0.3, 0.8, 0.4, 0.001, 1.0) for number in (1, 2)]
+    for count in (1, 2):
+        variable.assign(count)
+        checkpoints.save([variable], epochs[:count])
+    newest = max(tmp_path.iterdir())
+    newest.unlink()
+    newest.mkdir()
+    assert checkpoints.restore([variable]) == epochs[:1]
+    assert variable.numpy() == 1
+    assert f"{newest} cannot be read" in caplog.text

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.typing import ColorType
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -60,6 +61,12 @@ def texts(figure: Figure) -> str:
     return " | ".join(" ".join(text.get_text().split()) for text in found)
 
 
+def drawn(figure: Figure) -> NDArray[np.uint8]:
+    """The pixels of a figure of images."""
+    (ax,) = figure.axes
+    return np.asarray(ax.images[0].get_array())
+
+
 @each_figure
 def test_png_is_sharp_small_and_the_same_bytes_each_time(draw: Draw, tmp_path: Path) -> None:
     paths = tmp_path / "one.png", tmp_path / "two.png"
@@ -105,20 +112,37 @@ def test_titles_state_the_numbers() -> None:
     assert "lowest at epoch 10 of 10: 0.0500" in texts(FIGURES["learning_curves"](""))
 
 
-def test_confusion_matrix_shows_every_count() -> None:
-    shown = texts(FIGURES["confusion_matrix"](None)).split(" | ")
-    for count in np.ravel(SCORES.confusion):
-        assert count == 0 or str(count) in shown
+def test_confusion_matrix_shows_every_count_in_the_row_of_the_true_digit() -> None:
+    sevens = LABELS == 7
+    probabilities = np.where(sevens[:, np.newaxis], np.eye(10)[2], PROBABILITIES)
+    scores = evaluate(LABELS, probabilities)
+    figure = figures.confusion_matrix(scores)
+    assert f"most often 7 as 2 ({sevens.sum()})" in texts(figure)
+    (ax,) = figure.axes
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted digit", "true digit")
+    shown = {text.get_position(): text.get_text() for text in ax.texts}
+    counts = np.ndenumerate(np.array(scores.confusion))
+    assert shown == {(x + 0.5, y + 0.5): str(count) for (y, x), count in counts if count or x == y}
 
 
-def test_mistakes_name_truth_prediction_and_confidence() -> None:
+def test_mistakes_show_image_truth_prediction_and_confidence() -> None:
     probabilities = np.eye(10)[LABELS]
     probabilities[7] = 0
     probabilities[7, [2, 7]] = 0.875, 0.125
-    shown = texts(figures.mistakes(IMAGES, LABELS, probabilities))
+    figure = figures.mistakes(IMAGES, LABELS, probabilities)
+    shown = texts(figure)
     assert "1 mistakes in 300" in shown
     assert "7 read as 2" in shown
     assert "87.5% sure" in shown
+    first_tile = drawn(figure)[14:42, 2:30]
+    np.testing.assert_array_equal(first_tile, IMAGES[7, :, :, 0])
+
+
+def test_each_digit_of_the_grid_is_in_its_column() -> None:
+    sheet = drawn(figures.sample_grid(IMAGES, LABELS))
+    for digit, column in enumerate(np.split(sheet, 10, axis=1)):
+        first = IMAGES[digit == LABELS][:8, :, :, 0]
+        np.testing.assert_array_equal(column, first.reshape(-1, 28))
 
 
 def test_perfect_predictions_draw(tmp_path: Path) -> None:
@@ -130,6 +154,13 @@ def test_perfect_predictions_draw(tmp_path: Path) -> None:
         figures.class_scores(perfect),
     ):
         figures.save(figure, tmp_path / "perfect.png")
+
+
+def test_each_curve_is_of_the_rows_that_its_label_names() -> None:
+    _, loss = figures.learning_curves(HISTORY, 1).axes
+    shown = {line.get_label(): list(np.ravel(line.get_ydata())) for line in loss.lines}
+    parts = ("train", "validation")
+    assert shown == {part: [row[f"{part}_loss"] for row in HISTORY] for part in parts}
 
 
 def test_learning_curves_of_several_networks() -> None:

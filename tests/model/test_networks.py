@@ -27,11 +27,16 @@ def test_raw_pixels_give_ten_probabilities(name: str) -> None:
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_the_reference_predicts_what_the_usual_notebook_network_does() -> None:
+def test_the_reference_predicts_and_drops_as_the_usual_notebook_network_does() -> None:
     ours, theirs = networks.build("reference", seed=0), one.plain_network()
     theirs.set_weights([weight.numpy() for weight in ours.trainable_variables])
     images = pixels(20)  # with ink on the border too
     np.testing.assert_allclose(ours(images), theirs(images / 255), rtol=1e-4)
+    rates = [
+        [layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
+        for network in (ours, theirs)
+    ]
+    assert rates[0] == rates[1] != []
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -313,6 +314,13 @@ def test_another_member_is_another_training(undisturbed: Trained) -> None:
     assert other.history[0].train_loss != undisturbed.history[0].train_loss
 
 
+def test_seed_and_member_decide_the_first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training._Learner, "_compile", lambda _: None)
+    ways = [(0, 0), (1, 0), (0, 1)]
+    learners = [training._Learner(RECIPE, seed, member, rows=24) for seed, member in ways]
+    assert len({learner.weights[0].numpy().tobytes() for learner in learners}) == 3
+
+
 def test_members_see_the_recipes_forms_in_turns() -> None:
     recipe = RECIPE.model_copy(update={"epochs": 1, "forms": ("drawn", "wide")})
     drawn = RECIPE.model_copy(update={"epochs": 1})
@@ -351,13 +359,17 @@ def test_an_epoch_trains_on_every_row_once_and_tells_progress(
     assert told == [(epoch, done, 9) for epoch in (1, 2) for done in (2, 4, 6, 8, 9)]
 
 
-def test_stops_at_the_wanted_accuracy_and_stays_stopped(tmp_path: Path) -> None:
-    recipe = RECIPE.model_copy(update={"target_accuracy": 0.01})
+def test_stops_once_held_out_rows_reach_the_target_and_stays_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter(SimpleNamespace(accuracy=accuracy, loss=1.0) for accuracy in (0, 0.01, 0.02))
+    monkeypatch.setattr(training, "evaluate", lambda *_: next(scores))
+    recipe = RECIPE.model_copy(update={"target_accuracy": 0.01})  # which training rows reach sooner
     first = train(recipe, IMAGES, LABELS, HELD_OUT, 0, checkpoints=tmp_path)
     again = train(recipe, IMAGES, LABELS, HELD_OUT, 0, checkpoints=tmp_path)
     for trained in (first, again):
         assert trained.stopped_early
-        assert len(trained.history) == 1
+        assert len(trained.history) == 2
     assert weights(again) == weights(first)
 
 
@@ -375,6 +387,7 @@ def test_a_cycle_has_as_many_steps_as_are_made(rows: int) -> None:
     images, labels = np.zeros((rows, 28, 28, 1), np.uint8), np.zeros(rows, np.uint8)
     learner.run_epoch(1, images, labels, np.arange(rows), None)
     assert learner.steps.numpy() == learner.total_steps
+    assert learner.learning_rate() == 0
 
 
 def test_a_killed_training_goes_on_to_the_same_bytes(
@@ -386,6 +399,15 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     assert figures(resumed.history) == figures(undisturbed.history)
     kept = sorted(path.name[:10] for path in checkpoints.glob("*/*"))
     assert kept == ["epoch-0002", "epoch-0003"]
+
+
+def test_the_time_before_a_kill_counts(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr(training, "time", clock)
+    resumed, _ = resume(checkpoints)
+    first, second, third = (epoch.seconds for epoch in resumed.history)
+    assert third == 1
+    assert resumed.train_seconds == pytest.approx(first + second + 3)
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
