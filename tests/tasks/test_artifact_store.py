@@ -312,6 +312,21 @@ def test_other_contents_are_an_error_and_stay(store: Store, tmp_path: Path) -> N
     assert store.get("object") == b"first"
 
 
+def test_bytes_that_only_claim_to_be_of_the_digest_are_an_error(
+    s3: Any, store: Store, tmp_path: Path
+) -> None:
+    sent = item(tmp_path, content=b"content")
+    s3.put_object(
+        Bucket="bucket",
+        Key="some/prefix/object",
+        Body=b"another",
+        Metadata={"sha256": sent.sha256},
+        ChecksumAlgorithm="SHA256",
+    )
+    with pytest.raises(PermanentError, match="altered: object"):
+        store.upload([sent])
+
+
 @pytest.mark.parametrize("content", [b"content", b"another"], ids=["same", "other"])
 def test_another_machine_may_be_faster(
     s3: Any, store: Store, tmp_path: Path, content: bytes

@@ -167,6 +167,21 @@ def test_only_what_may_go_better_is_tried_again(
     assert len(calls) == tries
 
 
+def test_what_the_disk_refuses_is_an_error_that_says_what_to_do(
+    opened_workspace: workspace.Workspace,
+) -> None:
+    @caching.stage(cached=False)
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+    @flow
+    def filling() -> None:
+        fill()
+
+    with pytest.raises(PermanentError, match=r"^some/file: No space left on device\. Free up"):
+        filling()
+
+
 def test_the_clock_does_not_matter(run: Callable[..., Made], tmp_path: Path) -> None:
     run()
     for path in (tmp_path / "first").rglob("*"):
@@ -185,6 +200,8 @@ def test_code_versions_data_and_machine_are_part_of_the_key(
     monkeypatch.setattr(processor, "identity", lambda: {"processor": "another"})
     keys.append(key(machine=True))
     assert keys[0] == key()  # the machine counts only where it is asked for
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "other")
+    keys.append(key(machine=True))
     monkeypatch.setattr(caching, "version_of", lambda name: "another")
     keys.append(key())
     assert len(set(keys)) == len(keys)

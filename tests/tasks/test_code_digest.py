@@ -44,3 +44,11 @@ def test_comments_and_layout_do_not_count(tree: Path) -> None:
     before = digest(tree)
     (tree / "model/direct.py").write_text("# why\nimport model.indirect\n\nX    = 1  # one\n")
     assert digest(tree) == before
+
+
+@pytest.mark.parametrize("name", ["model/new.py", "tasks/support/new.py", "flows/new.py"])
+def test_all_code_that_workers_run_is_in_the_projects_digest(tree: Path, name: str) -> None:
+    before = code_digest.project_digest.__wrapped__()
+    (tree / name).parent.mkdir(parents=True, exist_ok=True)
+    (tree / name).touch()
+    assert code_digest.project_digest.__wrapped__() != before

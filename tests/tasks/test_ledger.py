@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_a_full_disk_leaves_it_readable(path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(PermanentError, match="No space left"):
             append(path, entry("b"))
     assert Ledger(path).entries()[0].digest == "a"
+
+
+def test_a_line_that_the_disk_cuts_is_an_error(path: Path) -> None:
+    append(path, entry("a"))
+    limit, hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard_limit))
+    try:
+        with pytest.raises(PermanentError, match="the disk is full"):
+            append(path, entry("b"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard_limit))
+    assert [e.digest for e in Ledger(path).entries()] == ["a"]
 
 
 def test_a_folder_in_its_place_is_named(path: Path) -> None:

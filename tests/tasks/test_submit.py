@@ -18,11 +18,12 @@ from model.errors import PermanentError, PipelineError
 from model.evaluation import wilson_interval
 from tasks.submit import preflight, submit
 from tasks.support import kaggle_client, sending, workspace
-from tasks.support.kaggle_client import Patience
+from tasks.support.kaggle_client import Patience, Sent
 from tasks.support.ledger import Entry, Ledger
 from tasks.support.records import Dataset, Evaluation, File, Predictions, Submission
 from tasks.support.sending import now
 from tests.kaggle_server import ALWAYS, COMPETITION, Fault, Kaggle, kaggle
+from tests.tasks.test_ledger import entry
 
 __all__ = ["kaggle"]  # the fixture
 
@@ -132,6 +133,13 @@ def test_sends_and_fetches_the_score(kaggle: Kaggle) -> None:
     assert [e.status for e in Ledger.current().entries()] == ["sending", "pending", "complete"]
 
 
+def test_without_a_message_the_description_says_how_good_it_is(kaggle: Kaggle) -> None:
+    send(evaluation=model(8))
+    (sent,) = kaggle.submissions
+    told = "first: validation accuracy 0.9840 (0.9687-0.9919, 500 rows)"
+    assert sent["description"] == f"sha256:{sent['digest']} {told}"
+
+
 def test_a_second_run_adopts_what_is_there(kaggle: Kaggle) -> None:
     first = send()
     again = send(run="second")
@@ -162,6 +170,19 @@ def test_a_ref_of_another_team_does_not_count(kaggle: Kaggle) -> None:
     kaggle.submissions.clear()  # as another account sees it
     assert send().status == "complete"
     assert len(kaggle.submissions) == 1
+
+
+def test_a_ref_of_other_contents_does_not_count(kaggle: Kaggle) -> None:
+    send()
+    kaggle.submissions[0]["description"] = "of another file"
+    assert send().status == "complete"
+    assert len(kaggle.submissions) == 2
+
+
+def test_of_several_with_the_same_contents_the_scored_one_counts() -> None:
+    scored = Sent(3, "sha256:d", "complete", 0.5, "")
+    others = Sent(1, "sha256:d", "error", None, ""), Sent(2, "sha256:d", "pending", None, "")
+    assert sending.matching([*others, scored], entry("d")) == scored
 
 
 def test_a_later_run_fetches_the_score(kaggle: Kaggle) -> None:
@@ -201,6 +222,10 @@ def test_nothing_goes_below_the_gate(kaggle: Kaggle, policy: str) -> None:
     assert submission.status == "not sent"
     assert "0.9600 is under --minimum-accuracy 0.983" in submission.reason
     assert not kaggle.requests["CreateSubmission"]
+
+
+def test_the_gate_is_open_at_exactly_the_minimum_accuracy(kaggle: Kaggle) -> None:
+    assert send(evaluation=model(wrong=8), minimum_accuracy=0.984).status == "complete"
 
 
 BEFORE = {"wrong": 8}
@@ -250,6 +275,23 @@ def test_the_best_before_counts_and_not_the_last(kaggle: Kaggle) -> None:
         send(content, evaluation=model(wrong))
     assert "of run first" in send("c", evaluation=model(1), policy="if-better").reason
     assert len(kaggle.submissions) == 2
+
+
+def test_what_kaggle_refused_is_not_the_best_before(kaggle: Kaggle) -> None:
+    kaggle.faults = [for_ever(CREATE, 400, LIMIT)]
+    with pytest.raises(PermanentError, match="limit"):
+        send("a", evaluation=model(0))
+    kaggle.faults = []
+    submission = send("b", evaluation=model(8), policy="if-better", run="second")
+    assert "the first submission from this workspace" in submission.reason
+    assert len(kaggle.submissions) == 1
+
+
+def test_what_is_not_scored_yet_may_be_the_best_before(kaggle: Kaggle) -> None:
+    kaggle.polls = ALWAYS
+    assert send("a", evaluation=model(0)).status == "unknown"
+    submission = send("b", evaluation=model(8), policy="if-better", run="second")
+    assert "is not better than 1.0000 of run first" in submission.reason
 
 
 def test_what_kaggle_has_confirmed_and_shows_later_is_not_sent_again(
@@ -433,6 +475,7 @@ def test_fault(kaggle: Kaggle, fault: str) -> None:
     ended, said = run_once()
     found = (ended, str(len(kaggle.submissions)), last_status() or "nothing")
     assert (found, says in said) == ((ends, recorded, ledger), True), said
+    assert kaggle.requests[CREATE] <= 3
 
     kaggle.faults, kaggle.polls = [], 0
     for submission in kaggle.submissions:

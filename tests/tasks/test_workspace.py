@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -38,6 +39,14 @@ def test_a_file_is_kept_under_its_digest(opened_workspace: Workspace) -> None:
     assert list(opened_workspace.files.iterdir()) == [file.location]
 
 
+def test_no_pickle_is_loaded(opened_workspace: Workspace) -> None:
+    with opened_workspace.temporary_folder() as folder:
+        (folder / "made.npy").write_bytes(pickle.dumps([1]))
+        file = File.keep(folder / "made.npy")
+    with pytest.raises(ValueError, match="pickle"):
+        file.array()
+
+
 def test_a_folder_in_a_files_place_gives_way(opened_workspace: Workspace, tmp_path: Path) -> None:
     made, target = tmp_path / "made", opened_workspace.data / "train.csv"
     made.write_text("new")
@@ -69,14 +78,24 @@ def test_a_text_that_a_dead_run_was_writing_is_removed(
 
 @pytest.mark.parametrize("moment", [0, 2**32], ids=["long ago", "before the clock was set back"])
 def test_what_a_dead_run_was_making_is_removed(opened_workspace: Workspace, moment: int) -> None:
-    abandoned = opened_workspace.files / ".making-abandoned"
-    abandoned.mkdir()
-    os.utime(abandoned, (moment, moment))
-    with opened_workspace.temporary_folder() as alive:
+    opened = opened_workspace
+    places = opened.root, opened.files, opened.results, opened.runs
+    abandoned = [place / f"{workspace.MAKING}abandoned" for place in places]
+    for folder in abandoned:
+        folder.mkdir()
+        os.utime(folder, (moment, moment))
+    with opened.temporary_folder() as alive:
         os.utime(alive, (0, 0))
-        opened_workspace.make_folders()
+        opened.make_folders()
         assert alive.is_dir()
-        assert not abandoned.exists()
+    assert not [folder for folder in abandoned if folder.exists()]
+
+
+def test_what_another_run_has_just_begun_to_make_is_left(opened_workspace: Workspace) -> None:
+    begun = opened_workspace.files / f"{workspace.MAKING}begun"
+    begun.mkdir()  # and not locked yet
+    opened_workspace.make_folders()
+    assert begun.is_dir()
 
 
 @pytest.mark.parametrize("looked_at", ["stat", "open"])
