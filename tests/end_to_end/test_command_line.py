@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import Settings
+from model.digits import read_submission
 from tests.conftest import REAL_DATA
 from tests.end_to_end.command import error_line, run
 
@@ -80,6 +81,9 @@ def test_the_metrics_hold_the_contract(workspace: Path) -> None:
     assert metrics["validation_count"] + metrics["train_count"] == 1074
     assert metrics["test_count"] == 723
     assert metrics["test_accuracy_ci95"][0] > 0.8
+    submitted = read_submission(workspace / "runs/latest/submission.csv")
+    right = submitted == read_submission(workspace / "data/sample/test_labels.csv")
+    assert metrics["test_accuracy"] == right.mean()
     assert metrics["stopped_early"] is False
     assert metrics["parameters"] > 200_000
     history = list(csv.DictReader((workspace / "runs/latest/history.csv").read_text().split()))
@@ -100,8 +104,21 @@ def test_it_says_that_this_is_a_sample(
     ):
         assert "not MNIST" in text
     assert "No Kaggle credentials were found." in first.stderr
-    assert "test accuracy" in first.stdout
     assert "submission.csv" in first.stdout
+
+
+def test_the_summary_says_on_which_rows_each_accuracy_was_measured(
+    first: subprocess.CompletedProcess[str], workspace: Path
+) -> None:
+    metrics = json.loads((workspace / "runs/latest/metrics.json").read_text())
+    for name, rows in (("test", "test"), ("validation", "validation"), ("training", "train")):
+        low, high = metrics[f"{rows}_accuracy_ci95"]
+        assert re.search(
+            f"^  {name} accuracy +{metrics[f'{rows}_accuracy']:.2%} of "
+            f"{metrics[f'{rows}_count']} images .95% interval {low:.2%} to {high:.2%}.$",
+            first.stdout,
+            re.MULTILINE,
+        )
 
 
 @pytest.mark.usefixtures("first")

@@ -29,6 +29,10 @@ pytestmark = pytest.mark.faults
 
 EPOCHS = 10
 OPTIONS = [*SLOW_TRAINING, "--epochs", str(EPOCHS), "--seed", "4"]
+REMEDIES = (
+    "Choose another folder with --workspace, or fix its permissions.",
+    "Free up or repair the disk, or choose another --workspace; the same command then resumes.",
+)
 OBEYS_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
 
 
@@ -93,6 +97,7 @@ def test_a_disk_that_is_full_at_one_stage_after_the_other(
             said = failed(disk, environment)
             assert "No space left on device" in said
             assert str(disk) in said
+            assert said.endswith(REMEDIES)
             change(disk, f"size={size}")
         change(disk, "size=100m")
         assert completed(disk, environment) == undisturbed
@@ -102,7 +107,9 @@ def test_a_disk_that_is_full_at_one_stage_after_the_other(
 def test_a_read_only_disk(tmp_path: Path, environment: dict[str, str]) -> None:
     with small_disk(tmp_path / "disk", "1m"):
         change(tmp_path / "disk", "ro")
-        assert "Read-only file system" in failed(tmp_path / "disk", environment)
+        said = failed(tmp_path / "disk", environment)
+    assert "Read-only file system" in said
+    assert said.endswith(REMEDIES)
 
 
 def test_a_folder_that_may_not_be_written(workspace: Path, environment: dict[str, str]) -> None:
@@ -116,7 +123,9 @@ def test_a_folder_that_may_not_be_written(workspace: Path, environment: dict[str
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "Permission denied" in error_line(done)
+    said = error_line(done)
+    assert "Permission denied" in said
+    assert said.endswith(REMEDIES)
 
 
 def test_a_file_and_a_folder_in_each_others_place(

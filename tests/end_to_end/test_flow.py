@@ -11,15 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from prefect.blocks.system import Secret
 
 from flows.mnist_flow import mnist_flow
 from flows.settings import Settings
-from model import digits, figures, networks, sample, training
+from model import digits, figures, networks, processor, sample, training
 from model.errors import PermanentError
 from model.history import Epoch
-from model.recipes import Recipe
+from model.recipes import Recipe, recipe_for
+from tasks.support import caching
+from tasks.support.versions import version_of
 from tests.kaggle_server import ALWAYS, KEY, USER, Fault, Kaggle, kaggle, zipped
 from tests.tasks.test_submit import RULES
 
@@ -30,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 CACHED = {"download", "preprocess", "explore", "train", "evaluate", "predict"}
 
 trained: list[tuple[int, int]] = []  # seed and member of each training
+validated: list[NDArray[np.bool_]] = []  # the rows that each held out
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,6 +45,7 @@ def untrained() -> Iterator[None]:
         recipe: Recipe, images: Any, labels: Any, held_out: Any, seed: int, *, member: int, **_: Any
     ) -> training.Trained:
         trained.append((seed, member))
+        validated.append(held_out)
         epoch = Epoch(
             epoch=1,
             train_accuracy=0.1,
@@ -84,6 +90,7 @@ def made(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Path
 def copied(made: Path, tmp_path: Path) -> Path:
     """A copy of it, and no training yet."""
     trained.clear()
+    validated.clear()
     return shutil.copytree(made, tmp_path / "copied", symlinks=True)
 
 
@@ -110,6 +117,33 @@ def test_more_members_train_the_new_ones_alone(copied: Path) -> None:
     assert trained == [(0, 1), (0, 2)]
 
 
+def test_each_member_holds_out_rows_of_its_own(copied: Path) -> None:
+    again(copied, members=2, validation_fraction=0.5)
+    np.testing.assert_array_equal(np.sum(validated, axis=0), 1)
+
+
+def test_another_processor_trains_anew(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "identity", lambda: {"processor": "another"})
+    assert "train" in again(copied)
+
+
+@pytest.mark.parametrize(
+    ("library", "stages"),
+    [
+        ("tensorflow", {"train", "evaluate", "predict"}),
+        ("numpy", {"preprocess", "explore", "train", "evaluate", "predict"}),
+        ("matplotlib", {"explore", "evaluate"}),
+        ("scikit-learn", {"download"}),
+    ],
+)
+def test_another_version_makes_anew_what_it_may_change(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, library: str, stages: set[str]
+) -> None:
+    other = {library: "another"}
+    monkeypatch.setattr(caching, "version_of", lambda name: other.get(name) or version_of(name))
+    assert again(copied) >= stages
+
+
 def test_the_same_files_in_another_folder_are_the_same(copied: Path) -> None:
     (copied / "files").rename(copied / "moved")
     assert again(copied, "moved") == set()
@@ -118,6 +152,14 @@ def test_the_same_files_in_another_folder_are_the_same(copied: Path) -> None:
 def test_refresh_makes_all_anew(copied: Path) -> None:
     assert again(copied, refresh=True) == CACHED
     assert trained == [(0, 0)]
+
+
+def test_the_configuration_is_kept(made: Path) -> None:
+    config = json.loads((made / "workspace/runs/latest/config.json").read_text())
+    settings = Settings.model_validate(config["settings"])
+    assert (settings.source, settings.data_dir) == ("directory", made / "files")
+    assert config["command"] == settings.command()
+    assert Recipe.model_validate(config["recipe"]) == recipe_for("classic")
 
 
 # Kaggle.

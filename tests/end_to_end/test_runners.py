@@ -23,7 +23,7 @@ from pydantic import ValidationError
 import flows
 from flows.command_line import summary
 from flows.mnist_flow import mnist_flow
-from flows.runners import choose, cores, each_member
+from flows.runners import EachMember, choose, cores, each_member
 from flows.settings import Settings
 from model.digits import read_submission, stratified_positions, validation_mask
 from model.errors import PermanentError, TransientError
@@ -36,6 +36,7 @@ from tasks.support.records import File, Record
 from tests.end_to_end.command import LONGEST_SECONDS, SAME_BYTES, own_environment
 
 OPTIONS: dict[str, Any] = {"source": "sample", "epochs": 1, "members": 3}
+ADDRESS = "tcp://127.0.0.1:8786"  # where no Dask scheduler is
 
 
 class Made(Record):
@@ -171,6 +172,13 @@ def test_a_member_that_fails_fails_the_run_with_its_number(tmp_path: Path) -> No
         )
 
 
+def test_members_come_in_their_order_whichever_ends_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = EachMember(contextlib.nullcontext, members=3, allow_missing=0)
+    ended = [(2, lambda: "c"), (0, lambda: "a"), (1, lambda: "b")]
+    monkeypatch.setattr(each, "_outcomes", lambda *_: ended)
+    assert each(make) == (["a", "b", "c"], {})  # type: ignore[comparison-overlap]
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_after_a_killed_process_the_members_go_on_in_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "lives").write_text("1")
@@ -292,19 +300,23 @@ def test_the_default_is_a_process_for_each_core() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "said"),
     [
-        {"dask_address": "tcp://127.0.0.1:8786"},
-        {"runner": "dask", "dask_address": "127.0.0.1"},
-        {"runner": "dask", "dask_address": "tcp://127.0.0.1:8786", "workers": 2},
-        {"runner": "local", "workers": 2},
-        {"runner": "processes", "workers": 0},
-        {"allow_missing_members": -1},
+        ({"data_dir": "data"}, "--data-dir is only for --source directory, not auto"),
+        ({"dask_address": ADDRESS}, "--dask-address is only for --runner dask, not auto"),
+        ({"runner": "dask", "dask_address": "127.0.0.1"}, r"dask_address\s+String should match"),
+        (
+            {"runner": "dask", "dask_address": ADDRESS, "workers": 2},
+            "--workers has no effect with --dask-address",
+        ),
+        ({"runner": "local", "workers": 2}, "--workers has no effect with --runner local"),
+        ({"runner": "processes", "workers": 0}, r"workers\s+Input should be greater"),
+        ({"allow_missing_members": -1}, r"allow_missing_members\s+Input should be greater"),
     ],
     ids=str,
 )
-def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises((ValidationError, PermanentError)):
+def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises((ValidationError, PermanentError), match=said):
         Settings.model_validate(wrong).check()
 
 

@@ -40,5 +40,8 @@ def test_a_home_that_prefect_cannot_write_is_named(
 ) -> None:
     (tmp_path / "home").write_text("no folder")
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "*")  # which it need not change for the tests after this one
+    server = temporary_server.TemporaryServer()
+    server.process.kill()  # it would end by itself, but seconds later
     with pytest.raises(PermanentError, match=r"folder .*home cannot be written"):
-        temporary_server.check_home()
+        server.wait()

@@ -11,6 +11,7 @@ import pytest
 
 from flows import command_line
 from flows.settings import Settings
+from model.recipes import Recipe
 
 
 @pytest.mark.parametrize(
@@ -29,12 +30,29 @@ def test_the_command_that_a_report_shows_runs_the_same_again(given: dict[str, An
     assert command_line.parse(arguments) == settings
 
 
-def test_readme_has_every_option_and_no_other() -> None:
+def readme_options() -> list[tuple[str, str]]:
+    """The fields whose options the README's table has, each with its default."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     table = readme.partition("## Options")[2].partition("\n## ")[0]
-    lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
-    told = re.findall(r"`--([a-z-]+)`", " ".join(lines))
-    assert sorted(told) == sorted(name.replace("_", "-") for name in Settings.model_fields)
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
+    options = [(re.findall(r"`--([a-z-]+)`", row[1]), row[2].strip(" `")) for row in rows]
+    return [(name.replace("-", "_"), default) for names, default in options for name in names]
+
+
+def test_readme_has_every_option_and_no_other() -> None:
+    assert sorted(name for name, _ in readme_options()) == sorted(Settings.model_fields)
+
+
+def test_readme_has_the_defaults() -> None:
+    for name, told in readme_options():
+        default = Settings.model_fields[name].default
+        if default not in (None, ""):
+            assert told == ("off" if default is False else str(default)), name
+
+
+def test_every_field_of_a_recipe_that_is_an_option_overrides_it() -> None:
+    shared = Settings.model_fields.keys() & Recipe.model_fields.keys()
+    assert Settings().recipe_overrides().keys() == shared
 
 
 def test_one_option_of_two_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
