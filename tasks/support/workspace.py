@@ -35,6 +35,7 @@ DISK_FAULTS = {
     errno.EIO,
     errno.EISDIR,
     errno.ENOTDIR,
+    errno.EEXIST,
 }
 
 

@@ -84,6 +84,13 @@ def test_an_automation_watches_the_runs_of_this_flow(automation: dict[str, Any])
     assert related["prefect.resource.name"] == mnist_flow.name
 
 
+def test_no_deployment_submits_unless_told_to() -> None:
+    content = yaml.safe_load((DEPLOYMENTS / "prefect.yaml").read_text())
+    for deployment in content["deployments"]:
+        assert deployment["parameters"]["settings"]["submit"] == "never"
+        assert not any(schedule["active"] for schedule in deployment["schedules"])
+
+
 def test_three_heartbeats_are_missed_before_a_run_counts_as_lost() -> None:
     content = yaml.safe_load((DEPLOYMENTS / "prefect.yaml").read_text())
     lost, _, _ = automations()

@@ -139,7 +139,9 @@ def test_a_file_and_a_folder_in_each_others_place(
         else:
             shutil.rmtree(path)
             path.touch()
-        assert place in failed(workspace, environment)
+        said = failed(workspace, environment)
+        assert place in said
+        assert said.endswith(REMEDIES)
         path.rmdir() if path.is_dir() else path.unlink()
     assert completed(workspace, environment) == undisturbed
 
