@@ -88,11 +88,12 @@ def run(
     except Exception as error:
         if settings.debug:
             traceback.print_exc()
-        from flows import prefect_errors
+        from flows import prefect_errors, temporary_server
 
         if failure := prefect_errors.caused(error):
             lost = prefect_errors.explained(failure, server.api_url if server else None)
-            _say(f"error: {lost}", FAILED)
+            cause = temporary_server.home_fault() if server else None
+            _say(f"error: {cause or lost}", FAILED)
             os._exit(FAILED)  # Prefect would try for another minute to deliver its logs
         if isinstance(error, PipelineError):
             return _say(f"error: {error}", FAILED)

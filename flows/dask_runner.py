@@ -104,6 +104,8 @@ def opened(address: str | None, count: int) -> Iterator[Runner]:
         "threads_per_worker": 1,  # TensorFlow has its own
         "memory_limit": 0,  # unlimited: Dask would kill a worker that uses more than its share
         "dashboard_address": None,
+        # Ctrl-C reaches all processes of a terminal: the run ends its workers itself.
+        "preload": ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"],
     }
     runner = Runner(address=address) if address else Runner(cluster_kwargs=local)
     # Dask's profiler would take 2.4% of a core from each training.

@@ -22,6 +22,7 @@ import urllib.request
 
 from model.errors import PermanentError, TransientError
 
+ENOUGH_BYTES = 1 << 20  # for what the database writes next
 TIMEOUT_SECONDS = 120  # a start on a fresh database and a busy machine takes half a minute
 
 
@@ -36,10 +37,13 @@ class TemporaryServer:
         no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
         if no_proxy != "*":  # a proxy cannot reach it
             os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{no_proxy},127.0.0.1".lstrip(",")
+        debugged = os.environ.get("PREFECT_LOGGING_LEVEL") == "DEBUG"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.temporary_server", str(port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,  # the run's own may be closed
+            # Of a full disk, say, it has a thousand lines where the run says it in one.
+            stderr=None if debugged else subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the run, which ends its server itself
         )
         atexit.register(self.process.terminate)
@@ -53,27 +57,28 @@ class TemporaryServer:
                     return
             except OSError:
                 time.sleep(0.05)
-        check_home()
-        raise TransientError(
+        raise home_fault() or TransientError(
             "Prefect's temporary server did not start.",
-            "Run it again, or start one with `prefect server start` and set PREFECT_API_URL.",
+            "Run it again, with --debug to see why; or start one with `prefect server start` and "
+            "set PREFECT_API_URL.",
         )
 
 
-def check_home() -> None:
-    """Raise PermanentError if Prefect cannot write to its home folder."""
+def home_fault() -> PermanentError | None:
+    """Why Prefect, and so the temporary server, cannot write its home folder, if it cannot."""
     from prefect.settings import Settings
 
     home = Settings().home
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
-            pass  # it may exist and yet not be writable
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(bytes(ENOUGH_BYTES))
     except OSError as error:
-        raise PermanentError(
+        return PermanentError(
             f"Prefect's folder {home} cannot be written: {error.strerror}.",
-            "Fix its permissions, or set PREFECT_HOME to another folder.",
-        ) from error
+            "Free up space or fix its permissions, or set PREFECT_HOME to another folder.",
+        )
+    return None
 
 
 def start_unless_configured() -> TemporaryServer | None:

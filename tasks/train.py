@@ -7,6 +7,7 @@ import multiprocessing
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging.handlers import PrefectConsoleHandler
@@ -113,7 +114,14 @@ class ShownProgress:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.bar.stop()
         if error is None:  # training may have stopped before the last epoch
-            update_progress_artifact(self.artifact, progress=100)
+            self._show(100)
+
+    def _show(self, percent: float) -> None:
+        """Update the artifact; an outage of Prefect's server is no reason to end a training."""
+        try:
+            update_progress_artifact(self.artifact, progress=percent)
+        except httpx.HTTPError as error:
+            self.logger.warning("The progress artifact stays as it was: %r", error)
 
     def batch(self, epoch: int, done: int, total: int) -> None:
         """Show that ``done`` of the epoch's ``total`` batches are finished."""
@@ -135,4 +143,4 @@ class ShownProgress:
             epoch.validation_loss,
             epoch.seconds,
         )
-        update_progress_artifact(self.artifact, progress=100 * epoch.epoch / self.epochs)
+        self._show(100 * epoch.epoch / self.epochs)

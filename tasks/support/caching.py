@@ -64,7 +64,7 @@ def stage(
                 try:
                     return function(*args, **kwargs)
                 except OSError as error:
-                    if error.errno in workspace.DISK_FAULTS:
+                    if workspace.is_disk_fault(error):
                         raise workspace.disk_fault(error) from error
                     raise
 

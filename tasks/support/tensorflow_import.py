@@ -6,6 +6,7 @@ is faster on a few cores and gives the same bytes however many there are.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -52,5 +53,6 @@ def _import_quietly() -> None:
             os.dup2(stderr, 2)
             os.close(stderr)
             caught.seek(0)
-            os.write(2, NOTES.sub(b"", caught.read()))
+            with contextlib.suppress(OSError):  # a full disk, or nobody reads it
+                os.write(2, NOTES.sub(b"", caught.read()))
     tf.config.threading.set_intra_op_parallelism_threads(1)

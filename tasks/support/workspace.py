@@ -190,10 +190,15 @@ def write_text(path: Path, text: str) -> None:
         move_into_place(made, path)
 
 
+def is_disk_fault(error: OSError) -> bool:
+    """Whether the disk refused something; NumPy says so of a full one in words alone."""
+    return error.errno in DISK_FAULTS or "requested and" in str(error)
+
+
 def disk_fault(error: OSError) -> PermanentError:
     """The error that says what the disk refused, and where."""
     place = error.filename2 or error.filename or current().root
     return PermanentError(
-        f"{place}: {error.strerror}.",
+        f"{place}: {error.strerror or 'the disk is full'}.",
         "Free up or repair the disk, or choose another --workspace; the same command then resumes.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -102,6 +103,19 @@ def test_a_disk_that_is_full_at_one_stage_after_the_other(
         change(disk, "size=100m")
         assert completed(disk, environment) == undisturbed
         assert not list(disk.rglob(".making-*"))
+
+
+def test_a_full_disk_of_prefects_own(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with small_disk(home, "300k"):
+        its = {"HOME": str(tmp_path), "PREFECT_HOME": str(home)}
+        done = run(*OPTIONS, "--workspace", tmp_path / "workspace", **its)
+    assert done.returncode == 1
+    place = re.escape(str(home))
+    assert re.fullmatch(
+        f"error: Prefect's folder {place} cannot be written: No space left on device\\. Free up .*",
+        done.stderr.strip(),
+    )
 
 
 def test_a_read_only_disk(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -229,3 +229,18 @@ def test_what_the_flow_raises_makes_no_workspace(
         failing()
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
     assert not list((tmp_path / "first/cache/results").iterdir())
+
+
+def test_a_full_disk_is_named_where_numpy_has_only_words(
+    opened_workspace: workspace.Workspace,
+) -> None:
+    @caching.stage(cached=False)
+    def save() -> None:
+        raise OSError("842016 requested and 827264 written")
+
+    @flow
+    def saving() -> None:
+        save()
+
+    with pytest.raises(PermanentError, match=r"workspace: the disk is full\. Free up"):
+        saving()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,3 +47,16 @@ def test_keras_computes_with_tensorflow_for_users_of_another_backend(
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     tensorflow_import.load()
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
+
+
+def test_an_output_that_takes_nothing_more_is_no_reason_to_fail() -> None:
+    code = "from tasks.support import tensorflow_import; tensorflow_import.load(); print('well')"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            env=own_environment(TF_CPP_MIN_LOG_LEVEL="0"),  # so that there is something to write
+            timeout=LONGEST_SECONDS,
+        )
+    assert done.stdout == b"well\n"
