@@ -10,6 +10,7 @@ import sys
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flows import command_line
+from flows.settings import Settings
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -45,7 +46,13 @@ def main(arguments: list[str]) -> int:
     """Serve until stopped; return the exit code."""
     options, for_the_flow = parse(arguments)
     settings = command_line.parse(for_the_flow)
+    from flows.prefect_errors import exit_code  # --help need not wait for Prefect's import
 
+    return exit_code(lambda: serve(options, settings))
+
+
+def serve(options: argparse.Namespace, settings: Settings) -> int:
+    """Serve the flow with these settings until stopped; return the exit code."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.schedules import Cron
     from prefect.settings import PREFECT_API_URL
@@ -83,6 +90,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from flows.prefect_errors import exit_code
-
-    sys.exit(exit_code(main, sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

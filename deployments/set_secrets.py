@@ -72,4 +72,4 @@ def refer(client: SyncPrefectClient, pool: str, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

@@ -57,10 +57,10 @@ def check_not_silent() -> None:
         return
 
 
-def exit_code(main: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """What ``main`` returns; 1, after one ``error:`` line, if Prefect's server fails it."""
+def exit_code(script: Callable[[], int]) -> int:
+    """What the script returns; 1, after one ``error:`` line, if Prefect's server fails it."""
     try:
-        return main(arguments)
+        return script()
     except Exception as error:
         failure = caused(error)
         if failure is None:
