@@ -122,7 +122,7 @@ def write_mnist(folder: Path) -> None:
     try:
         (train, train_labels), (test, test_labels) = keras.datasets.mnist.load_data()
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in workspace.DISK_FAULTS:
+        if workspace.is_disk_fault(error):
             raise
         raise TransientError(
             f"Keras could not fetch MNIST: {error}.",

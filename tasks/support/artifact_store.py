@@ -63,9 +63,8 @@ class Store:
             )
         self.uri = uri.rstrip("/")
         self.bucket, self.prefix = address[1], address[2].lstrip("/")
-        self.create_only = (
-            True  # with If-None-Match, until the server says that it does not know it
-        )
+        # With If-None-Match, until the server says that it does not know it.
+        self.create_only = True
 
     @functools.cached_property
     def client(self) -> Any:

@@ -219,7 +219,7 @@ class KaggleClient:
             api.config_values = kaggle_credentials.from_block(self.secret_block)
             kaggle_credentials.check_characters(api.config_values)
         else:
-            kaggle_credentials.check_characters()
+            kaggle_credentials.check_sendable(self.form)
             self._authenticate(api)
         return api
 

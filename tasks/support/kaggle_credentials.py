@@ -24,11 +24,9 @@ def credentials_form(secret_block: str | None = None) -> str | None:
 def none_found() -> str:
     """The sentence that no credentials were found, with what there is of incomplete ones."""
     path = key_file()
-    content = _json(path)
-    user = os.environ.get("KAGGLE_USERNAME", content.get("username"))
-    key = os.environ.get("KAGGLE_KEY", content.get("key"))
+    user, key = _user_and_key()
     part = ""
-    if path.exists() and not content:
+    if path.exists() and not _json(path):
         part = f": {path} is not a JSON object"
     elif user or key:
         there, missing = ("user name", "key") if user else ("key", "user name")
@@ -54,37 +52,42 @@ def token_form() -> str | None:
 
 def key_form() -> str | None:
     """Where a user name and an API key were found; the environment goes before the file."""
-    content = _json(key_file())
-    user = os.environ.get("KAGGLE_USERNAME", content.get("username"))
-    key = os.environ.get("KAGGLE_KEY", content.get("key"))
-    if not (user and key):
+    if not all(_user_and_key()):
         return None
     both_set = {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= os.environ.keys()
     return "KAGGLE_USERNAME and KAGGLE_KEY" if both_set else "kaggle.json"
 
 
-def check_characters(config: dict[str, Any] | None = None) -> None:
-    """PermanentError if a value cannot be part of a request; by default of those the client reads.
+def check_sendable(form: str | None) -> None:
+    """PermanentError if what was found in that form cannot be part of a request."""
+    if form == "KAGGLE_API_TOKEN":
+        token = os.environ[form]
+        with contextlib.suppress(OSError, ValueError):  # the client strips what a file holds
+            if Path(token).exists():
+                return
+        check_characters({form: token})
+    elif form == key_form():
+        user, key = _user_and_key()
+        check_characters({f"user name ({form})": user, f"key ({form})": key})
 
-    Such as one that ends in a line feed, as secrets of containers often do.
-    """
-    names = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
-    found = config or {name: os.environ.get(name) for name in names} | _json(key_file())
-    for name, value in found.items():
+
+def check_characters(credentials: dict[str, Any]) -> None:
+    """PermanentError for a character that no request takes: secrets often end in a line feed."""
+    for name, value in credentials.items():
         text = str(value or "")
-        if not (text.isascii() and text.isprintable()) and not _is_path(text):
+        if not (text.isascii() and text.isprintable()):
             raise PermanentError(
                 f"The Kaggle credential {name} holds a character that no credential has, "
                 "perhaps a line feed at its end.",
-                "Remove it, or make a new API token at https://www.kaggle.com/settings/api.",
+                f"Remove it. {NEW_TOKEN} if that is no help.",
             )
 
 
-def _is_path(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):
-        return False
+def _user_and_key() -> tuple[str | None, str | None]:
+    """The environment goes before the file."""
+    content = _json(key_file())
+    user = os.environ.get("KAGGLE_USERNAME", content.get("username"))
+    return user, os.environ.get("KAGGLE_KEY", content.get("key"))
 
 
 def oauth_form() -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from model.errors import PermanentError, PipelineError, TransientError
 from tasks.support.kaggle_credentials import NEW_TOKEN
-from tasks.support.workspace import DISK_FAULTS
+from tasks.support.workspace import is_disk_fault
 
 PAGE = "https://www.kaggle.com/competitions/{competition}"
 PHONE = "https://www.kaggle.com/settings/phone"
@@ -78,7 +78,7 @@ def explained(error: Exception, competition: str, form: str | None) -> PipelineE
         return error
     if not isinstance(error, RequestException | HTTPError | OSError):
         raise error
-    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+    if is_disk_fault(error):
         raise error
     response: Any = getattr(error, "response", None)
     status, said = (0, "") if response is None else _problem(response)

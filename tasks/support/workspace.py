@@ -190,9 +190,11 @@ def write_text(path: Path, text: str) -> None:
         move_into_place(made, path)
 
 
-def is_disk_fault(error: OSError) -> bool:
+def is_disk_fault(error: BaseException) -> bool:
     """Whether the disk refused something; NumPy says so of a full one in words alone."""
-    return error.errno in DISK_FAULTS or "requested and" in str(error)
+    return isinstance(error, OSError) and (
+        error.errno in DISK_FAULTS or "requested and" in str(error)
+    )
 
 
 def disk_fault(error: OSError) -> PermanentError:

@@ -162,6 +162,14 @@ def test_a_character_that_no_credential_has(
     assert KEY not in str(raised.value)
 
 
+def test_a_form_that_is_not_used_may_hold_anything(
+    no_credentials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("kaggle.json", {"username": USER, "key": KEY + "\n"})(monkeypatch, no_credentials)
+    environment(KAGGLE_API_TOKEN=TOKEN)(monkeypatch, no_credentials)
+    assert client().submissions_left(COMPETITION) == 4
+
+
 @pytest.mark.parametrize(
     ("arrangement", "part"),
     [
