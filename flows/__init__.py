@@ -20,6 +20,8 @@ for name, value in {
     # What a training logs about its checkpoints belongs in the log of its run, if there is one.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "model",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # Else a worker process asks at its start, and an outage just then fails its member.
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     "DASK_LOGGING__DISTRIBUTED": "warning",  # else each worker logs a dozen lines at start and end
     "TF_ENABLE_ONEDNN_OPTS": "1",  # off by default without AVX-512, but faster there too
     "TF_CPP_MIN_LOG_LEVEL": "3",  # else a missing GPU is reported as an error

@@ -101,13 +101,11 @@ class ShownProgress:
             disable=not console.is_terminal or bool(multiprocessing.parent_process()),
         )
         self.line = self.bar.add_task("", total=None)
+        self.artifact: UUID | None = None
+        self.server_failed = False
 
     def __enter__(self) -> ShownProgress:
-        self.artifact: UUID = create_progress_artifact(  # type: ignore[assignment]
-            progress=0.0,
-            key=f"training-member-{self.member}",
-            description=f"Training of member {self.member}, at most {self.epochs} epochs",
-        )
+        self._show(0)
         self.bar.start()
         return self
 
@@ -117,11 +115,21 @@ class ShownProgress:
             self._show(100)
 
     def _show(self, percent: float) -> None:
-        """Update the artifact; an outage of Prefect's server is no reason to end a training."""
+        """Create or update the artifact, until Prefect's server fails: the training goes on."""
+        if self.server_failed:
+            return  # each further attempt could hold up the training for minutes
         try:
-            update_progress_artifact(self.artifact, progress=percent)
+            if self.artifact:
+                update_progress_artifact(self.artifact, progress=percent)
+            else:
+                self.artifact = create_progress_artifact(  # type: ignore[assignment]
+                    progress=percent,
+                    key=f"training-member-{self.member}",
+                    description=f"Training of member {self.member}, at most {self.epochs} epochs",
+                )
         except httpx.HTTPError as error:
-            self.logger.warning("The progress artifact stays as it was: %r", error)
+            self.server_failed = True
+            self.logger.warning("Training goes on without its progress artifact: %r", error)
 
     def batch(self, epoch: int, done: int, total: int) -> None:
         """Show that ``done`` of the epoch's ``total`` batches are finished."""
