@@ -119,7 +119,6 @@ def publish(
         description="Every run of the workspace, best validation accuracy first",
         table=leaderboard.write(),
     )
-    workspace.current().remove_finished_checkpoints()
     stored = stored_runs.publish(store, folder) if store else None
     return Run(
         name=name,

@@ -45,5 +45,5 @@ def send(folder: Path) -> None:
 def forget(key: str) -> None:
     """The training's result is stored: empty its checkpoint, or --refresh would resume from it."""
     store = artifact_store.current()
-    if store and workers.has_own_disk() and store.get(f"checkpoints/{key}"):
+    if store and workers.has_own_disk():
         store.put(f"checkpoints/{key}", b"")

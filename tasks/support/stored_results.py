@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,12 +37,16 @@ class ThisDisk(WritableFileSystem):
         return unsealed(self._resolve_path(path).read_text()).encode()
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
-        """Save a result, whole or not at all."""
+        """Save a result, whole or not at all; a training's checkpoints have then done their work.
+
+        They are named by the same key. With them, --refresh would resume where it ended.
+        """
         try:
             workspace.write_text(self._resolve_path(path), sealed(content.decode()))
         except OSError as error:  # of which Prefect shows nothing on the terminal
             log().warning("A result was not saved (%s): a later run computes it again.", error)
             raise
+        shutil.rmtree(workspace.current().checkpoints / path, ignore_errors=True)
 
     def _resolve_path(self, path: str) -> Path:
         """Prefect calls this too; a worker's workspace may be elsewhere than the flow's."""

@@ -68,12 +68,10 @@ class Place:
         token = _own_disk.set(not self.shared)
         try:
             with (
-                workspace.opened(root) as opened,
+                workspace.opened(root),
                 workspace.environment(artifact_store.ENVIRONMENT_VARIABLE, self.store),
             ):
                 yield
-                if has_own_disk():
-                    opened.remove_finished_checkpoints()
         finally:
             _own_disk.reset(token)
 
