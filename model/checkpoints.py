@@ -73,8 +73,11 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(self.folder / name)
-            for old in sorted(self.folder.glob("epoch-*.npz"))[:-KEPT]:
-                old.unlink()
+            found = {path for path in self.folder.glob("epoch-*.npz") if path.is_file()}
+            # Those of later epochs are damaged: the training did not resume from them.
+            newest = sorted(path for path in found if path.name <= name)[-KEPT:]
+            for path in found.difference(newest):
+                path.unlink()
         except OSError as error:
             logger.warning(
                 "The checkpoint after epoch %d cannot be saved (%s). Training goes on; if it is "

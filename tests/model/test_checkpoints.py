@@ -52,3 +52,18 @@ def test_a_checkpoint_that_cannot_be_read_is_told_and_the_one_before_it_used(
     assert checkpoints.restore([variable]) == epochs[:1]
     assert variable.numpy() == 1
     assert f"{newest} cannot be read" in caplog.text
+
+
+def test_new_checkpoints_take_the_place_of_damaged_ones_of_later_epochs(tmp_path: Path) -> None:
+    checkpoints, variable = Checkpoints(tmp_path), tf.Variable(0.0)
+    epochs = [Epoch(number, 0.9, 0.3, 0.8, 0.4, 0.001, 1.0) for number in range(1, 9)]
+    for count in (7, 8):
+        checkpoints.save([variable], epochs[:count])
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"damaged")
+    assert not checkpoints.restore([variable])
+    variable.assign(3)
+    checkpoints.save([variable], epochs[:1])
+    assert checkpoints.restore([variable]) == epochs[:1]
+    assert variable.numpy() == 3
+    assert len(list(tmp_path.iterdir())) == 1
