@@ -320,6 +320,8 @@ def _build_sdk(api: Any, patience: Patience) -> Any:
         sdk = Sdk(env=get_env(), username=user, password=key, api_token=token)
         sdk.http_client()._init_session()
     except Exception as error:
+        if type(error) is not Exception:  # not the SDK's own, and its text could hold a token
+            raise
         raise PermanentError(f"{error}.", "Unset KAGGLE_API_ENVIRONMENT.") from None
     if values.get("auth_method") == "LEGACY_API_KEY":
         _session(sdk).auth = (user, key)

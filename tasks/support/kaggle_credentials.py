@@ -62,9 +62,13 @@ def check_sendable(form: str | None) -> None:
     """PermanentError if what was found in that form cannot be part of a request."""
     if form == "KAGGLE_API_TOKEN":
         token = os.environ[form]
-        with contextlib.suppress(OSError, ValueError):  # the client strips what a file holds
+        try:
             if Path(token).exists():
-                return
+                return  # the client strips what a file holds
+        except (OSError, ValueError):
+            raise PermanentError(
+                f"{form} holds neither an access token nor the path of one.", f"{NEW_TOKEN}."
+            ) from None
         check_characters({form: token})
     elif form == key_form():
         user, key = _user_and_key()

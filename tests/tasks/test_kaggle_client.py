@@ -162,6 +162,31 @@ def test_a_character_that_no_credential_has(
     assert KEY not in str(raised.value)
 
 
+def test_a_token_too_long_for_a_token_is_not_shown(
+    no_credentials: Path, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "secret" * 100  # as a path it is an error of the operating system, which names it
+    environment(KAGGLE_API_TOKEN=token)(monkeypatch, no_credentials)
+    with pytest.raises(PermanentError, match="neither an access token nor the path") as raised:
+        client().check_access(COMPETITION)
+    assert not kaggle.requests
+    assert "secret" not in str(raised.value)
+
+
+def test_an_error_of_the_sdks_start_shows_no_token(
+    no_credentials: Path, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        kaggle_credentials, "from_block", lambda _: {**LEGACY, "auth_method": "LEGACY_API_KEY"}
+    )
+    environment(KAGGLE_API_TOKEN="secret" * 100)(monkeypatch, no_credentials)
+    with pytest.raises(PipelineError) as raised:
+        client("kaggle").check_access(COMPETITION)
+    assert not kaggle.requests
+    assert "secret" not in str(raised.value)
+    assert "KAGGLE_API_ENVIRONMENT" not in str(raised.value)
+
+
 def test_a_form_that_is_not_used_may_hold_anything(
     no_credentials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
