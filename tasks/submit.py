@@ -22,16 +22,16 @@ def preflight(
     competition: str, *, secret_block: str | None = None, patience: Patience | None = None
 ) -> None:
     """Check, before any work, that Kaggle would take a submission, and log what was found."""
-    sent_before = Ledger.current().latest(competition)
+    sent_before = any(e.status != "refused" for e in Ledger.current().latest(competition).values())
     kaggle = KaggleClient(secret_block, patience)
     kaggle.check_access(competition)
     left = kaggle.submissions_left(competition)
-    if left == 0 and not sent_before:
-        raise PermanentError(
-            "The limit of submissions is reached: none is left today.",
-            "Run it again after 00:00 UTC, when the count starts anew, or use --submit never.",
-        )
     if left == 0:
+        if not sent_before:
+            raise PermanentError(
+                "The limit of submissions is reached: none is left today.",
+                "Run it again after 00:00 UTC, when the count starts anew, or use --submit never.",
+            )
         log().warning(
             "No submission is left today: until 00:00 UTC, only one that Kaggle already has can be "
             "recorded and scored."

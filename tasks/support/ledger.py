@@ -118,7 +118,10 @@ class Ledger:
 
     def _whole_lines(self) -> bytes:
         """The file without an incomplete last line; its last line feed may be missing (editors)."""
-        content = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise workspace.disk_fault(error) from error
         lines, line_feed, last = content.rpartition(b"\n")
         try:
             Entry.model_validate_json(last)

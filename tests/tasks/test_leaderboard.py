@@ -137,3 +137,12 @@ def test_a_damaged_ledger_costs_only_its_scores(
     Ledger.current().path.write_text("garbage\n")
     assert [row["public_score"] for row in leaderboard.write()] == [0.7]
     assert "submissions.jsonl is damaged" in caplog.text
+
+
+def test_a_ledger_that_cannot_be_read_costs_only_its_scores(
+    opened_workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_run(opened_workspace, "a", 0.98, "x", public_score=0.7)
+    Ledger.current().path.mkdir()
+    assert [row["public_score"] for row in leaderboard.write()] == [0.7]
+    assert "submissions.jsonl: Is a directory" in caplog.text

@@ -364,6 +364,15 @@ def test_preflight_with_nothing_left(kaggle: Kaggle, logged: pytest.LogCaptureFi
     assert "No submission is left today" in logged.text
 
 
+def test_preflight_with_nothing_left_after_a_refusal(kaggle: Kaggle) -> None:
+    kaggle.faults = [Fault(CREATE, status=400)]
+    with pytest.raises(PermanentError):
+        send()
+    kaggle.limits = {"numToday": 5, "numTotal": 9}
+    with pytest.raises(PermanentError, match="limit of submissions is reached"):
+        preflight(COMPETITION, patience=QUICK)  # Kaggle has none of it
+
+
 def test_preflight_reads_the_ledger(kaggle: Kaggle) -> None:
     Ledger.current().path.write_text("garbage\n")
     with pytest.raises(PermanentError, match=r"Line 1 of .*submissions.jsonl is damaged"):
