@@ -137,6 +137,7 @@ class Store:
         for item in missing:
             if workspace.sha256_of(item.place) != item.sha256:
                 raise PermanentError(f"{item.place} was altered.", "Run the flow again.")
+        create_only = True
         with self._transfers() as transfers:
             futures = [
                 transfers.upload(
@@ -150,11 +151,13 @@ class Store:
                 except ClientError as error:
                     code = error.response["Error"]["Code"]
                     if code == "NotImplemented" and self.create_only:
-                        self.create_only = False
-                        self.upload(items)
-                        return
-                    if code != "PreconditionFailed":  # which means: another machine was faster
+                        create_only = False
+                    elif code != "PreconditionFailed":  # which means: another machine was faster
                         raise
+        if not create_only:
+            self.create_only = False
+            self.upload(items)
+            return
         if self._missing(missing):
             raise TransientError(f"{self.uri} lost what it was sent.", "Run it again.")
         if not self._server_checks:

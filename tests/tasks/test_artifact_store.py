@@ -653,6 +653,15 @@ def test_a_stored_result_empties_its_checkpoint(
     assert store.get("checkpoints/under way")
 
 
+def test_a_training_whose_result_is_saved_has_no_checkpoints(
+    opened_workspace: workspace.Workspace,
+) -> None:
+    for key in ("ended", "under way"):
+        (opened_workspace.checkpoints / key / "training").mkdir(parents=True)
+    stored_results.ThisDisk().write_path("ended", record("{}"))
+    assert [folder.name for folder in opened_workspace.checkpoints.iterdir()] == ["under way"]
+
+
 # Finished runs.
 
 
