@@ -41,7 +41,7 @@ def parse(arguments: list[str]) -> Settings:
         _wrong_usage(f"{error.cause} {error.remedy}")
     _check_environment()
     if settings.debug:
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
+        os.environ["PREFECT_LOGGING_LEVEL"] = "DEBUG"
     return settings
 
 

@@ -56,20 +56,27 @@ def digest_of(files: list[Path]) -> str:
 
 def files_in(folder: Path | None) -> list[Path]:
     """The competition's zip, or its three CSV files, in ``folder``."""
-    if folder is None or not folder.is_dir():
+    try:
+        if folder is None or not folder.is_dir():
+            raise PermanentError(
+                f"{folder} is not a folder.",
+                "Give --data-dir the folder with the competition's files.",
+            )
+        files = [path for path in folder.iterdir() if path.is_file()]
+    except OSError as error:
         raise PermanentError(
-            f"{folder} is not a folder.", "Give --data-dir the folder with the competition's files."
-        )
+            f"{folder} cannot be read: {error.strerror}.", "Fix its permissions."
+        ) from error
     csv_files = [folder / name for name in archive.MEMBERS]
-    if all(path.is_file() for path in csv_files):
+    missing = [path.name for path in csv_files if path not in files]
+    if not missing:
         return csv_files
-    zips = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".zip")
+    zips = [path for path in files if path.suffix.lower() == ".zip"]
     if len(zips) == 1:
         return zips
-    missing = ", ".join(path.name for path in csv_files if not path.is_file())
     found = f"{len(zips)} zip files" if zips else "no zip file"
     raise PermanentError(
-        f"{folder} lacks {missing} and holds {found}.",
+        f"{folder} lacks {', '.join(missing)} and holds {found}.",
         "Put the competition's zip (and no other) or its three CSV files there.",
     )
 

@@ -72,12 +72,6 @@ class Workspace:
         """An empty folder on the workspace's own disk, gone at the end."""
         return making_folder(self.files)
 
-    def remove_finished_checkpoints(self) -> None:
-        """Remove the checkpoints of trainings whose result is in the cache."""
-        for folder in self.checkpoints.glob("*"):
-            if (self.results / folder.name).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-
     @contextmanager
     def time_stage(self, name: str) -> Iterator[None]:
         """Add the seconds that the block takes to the stage's sum."""
@@ -202,5 +196,6 @@ def disk_fault(error: OSError) -> PermanentError:
     place = error.filename2 or error.filename or current().root
     return PermanentError(
         f"{place}: {error.strerror or 'the disk is full'}.",
-        "Free up or repair the disk, or choose another --workspace; the same command then resumes.",
+        "Free up or repair the disk, fix the permissions, or choose another --workspace; the same "
+        "command then resumes.",
     )

@@ -32,7 +32,8 @@ EPOCHS = 10
 OPTIONS = [*SLOW_TRAINING, "--epochs", str(EPOCHS), "--seed", "4"]
 REMEDIES = (
     "Choose another folder with --workspace, or fix its permissions.",
-    "Free up or repair the disk, or choose another --workspace; the same command then resumes.",
+    "Free up or repair the disk, fix the permissions, or choose another --workspace; the same "
+    "command then resumes.",
 )
 OBEYS_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
 
@@ -274,3 +275,24 @@ def test_the_server_dies_in_training(
     assert done.returncode == 0, done.stderr
     assert f"epoch 2/{EPOCHS}" not in done.stderr
     assert outputs(tmp_path / "workspace") == undisturbed
+
+
+def test_a_member_begins_and_ends_without_the_server(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    members = ["--runner", "processes", "--workers", "1", "--members", "2"]
+    options = [*OPTIONS, *members, "--workspace", str(tmp_path / "workspace")]
+    (tmp_path / "server").mkdir()
+    with prefect_server(tmp_path / "server") as server:
+        its = {**environment, "PREFECT_API_URL": f"{server.url}/api"}
+        its["PREFECT_CLIENT_MAX_RETRIES"] = "0"
+        with start(*options, **its) as process:
+            assert process.stderr
+            next(line for line in process.stderr if f"Member 0, epoch 2/{EPOCHS}" in line)
+            server.kill()
+            said = process.stderr.read()
+    assert process.returncode == 1
+    assert "does not answer" in said
+    done = run(*options, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "epoch" not in done.stderr

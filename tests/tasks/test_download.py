@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -94,6 +95,12 @@ def test_two_zips_are_ambiguous(zip_folder: Path) -> None:
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="is not a folder"):
         stage.files_in(tmp_path / "nowhere")
+
+
+def test_a_folder_that_may_not_be_read(csv_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "iterdir", MagicMock(side_effect=PermissionError(13, "Denied")))
+    with pytest.raises(PermanentError, match="cannot be read: Denied"):
+        stage.files_in(csv_folder)
 
 
 def test_a_damaged_zip_leaves_nothing(zip_folder: Path, opened_workspace: Workspace) -> None:
