@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -26,6 +25,7 @@ from typing import Any
 
 from model import training
 from model.recipes import recipe_for
+from tasks import download
 from tests.end_to_end.command import own_environment
 
 Measured = dict[str, list[dict[str, float]]]
@@ -182,10 +182,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = options.data_dir.resolve()
-        for packed in data.glob("*.zip"):
-            zipfile.ZipFile(packed).extractall(folder)
-            data = Path(folder)
+        data = Path(folder)
+        download.copy_or_extract(download.files_in(options.data_dir), data)
         measured = measure(data, options.seeds, options.rounds)
     options.json.write_text(json.dumps({"about": about(), "measured": measured}, indent=2) + "\n")
     print(json.dumps(about()))

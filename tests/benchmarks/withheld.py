@@ -13,20 +13,24 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model import digits, evaluation
+from tasks import download
 from tests.benchmarks.one import split
 from tests.end_to_end.command import FLOW, own_environment
 
 
 def write_competition(source: Path, target: Path) -> NDArray[np.uint8]:
     """Write the competition's three files to ``target``; the labels of their test images."""
-    images, labels, held_out = split(source, 10_000)
     target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as unpacked:
+        download.copy_or_extract(download.files_in(source), Path(unpacked))
+        images, labels, held_out = split(Path(unpacked), 10_000)
     digits.write_train(target / "train.csv", images[~held_out], labels[~held_out])
     digits.write_test(target / "test.csv", images[held_out])
     withheld = labels[held_out]
