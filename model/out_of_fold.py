@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import keras
 
 
-class Read(NamedTuple):
+class Predicted(NamedTuple):
     """Predictions for some of the rows of train.csv."""
 
     rows: NDArray[np.int64]  # (n,): indices
@@ -28,7 +28,7 @@ def predict(
     images: Images,
     positions: NDArray[np.float64],
     recipe: Recipe,
-) -> tuple[Read, Read]:
+) -> tuple[Predicted, Predicted]:
     """Predictions for held-out rows and for rows trained on, from (member, network) pairs.
 
     A held-out row gets the mean over the members that held it out (out of fold). A row trained on
@@ -49,6 +49,6 @@ def predict(
             counts[which] += mask
     held_out_rows, trained_rows = (np.flatnonzero(count) for count in counts)
     return (
-        Read(held_out_rows, sums[0, held_out_rows] / counts[0, held_out_rows, None]),
-        Read(trained_rows, sums[1, trained_rows]),
+        Predicted(held_out_rows, sums[0, held_out_rows] / counts[0, held_out_rows, None]),
+        Predicted(trained_rows, sums[1, trained_rows]),
     )

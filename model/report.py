@@ -33,7 +33,8 @@ CAPTIONS = {
         "Train",
         "Accuracy and loss per epoch. Training figures are measured while dropout is on and the"
         " weights still change, in some recipes on augmented images and with smoothed labels, so"
-        " they may look worse than validation figures.",
+        " they may look worse than validation figures. Both are of each image alone, without the"
+        " further views that some recipes average in the end.",
     ),
     "confusion_matrix": (
         "Evaluate",

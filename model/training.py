@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Labels = NDArray[np.uint8]  # (n,), 0 to 9
 
 WARM_UP = 0.2  # share of a cycle's steps
-CHUNK_ROWS = 4_000  # per call into TensorFlow, at most 2 s: often enough for a live progress bar
+CHUNK_ROWS = 4_000  # per call into TensorFlow, some seconds at most: enough for a live progress bar
 
 
 @dataclass(frozen=True)
