@@ -37,25 +37,33 @@ def read_train(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
     Raises PermanentError if the file cannot be read or anything in it is wrong.
     """
-    images, labels = _read_table(path, TRAIN_COLUMNS)
+    with _open(path, TRAIN_COLUMNS) as lines:
+        # An upper bound: a cell takes at least two bytes. Memory that no row fills is not touched.
+        capacity = path.stat().st_size // (2 * len(TRAIN_COLUMNS)) + 1
+        labels = np.empty(capacity, np.uint8)
+        pixels = np.empty((capacity, len(PIXEL_COLUMNS)), np.uint8)
+        count = 0
+        for cells in _read_blocks(lines, path, TRAIN_COLUMNS):
+            block = slice(count, count + len(cells))
+            labels[block], pixels[block] = cells[:, 0], cells[:, 1:]
+            count += len(cells)
+    labels = labels[:count]
     missing = np.setdiff1d(np.arange(CLASSES), labels)
     if missing.size:
         raise PermanentError(
             f"{path}, column label: no row has the label {', '.join(map(str, missing))}.",
             f"Every digit needs examples to learn from. {DATA_REMEDY}",
         )
-    return images, labels[:, 0]
+    return pixels[:count].reshape(-1, SIDE, SIDE, 1), labels
 
 
-def read_test(path: Path) -> NDArray[np.uint8]:
-    """Images (n, 28, 28, 1) of a test.csv, checked; raises PermanentError like read_train."""
-    return _read_table(path, PIXEL_COLUMNS)[0]
+def iterate_test(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """Images of a test.csv, checked, in chunks (up to BLOCK_ROWS, 28, 28, 1), in constant memory.
 
-
-def iterate_test(path: Path, rows_per_chunk: int = BLOCK_ROWS) -> Iterator[NDArray[np.uint8]]:
-    """The images of read_test in chunks (up to rows_per_chunk, 28, 28, 1), in constant memory."""
+    Raises PermanentError like read_train.
+    """
     with _open(path, PIXEL_COLUMNS) as lines:
-        for cells in _read_blocks(lines, path, PIXEL_COLUMNS, rows_per_chunk):
+        for cells in _read_blocks(lines, path, PIXEL_COLUMNS):
             yield cells.reshape(-1, SIDE, SIDE, 1)
 
 
@@ -141,22 +149,6 @@ def validation_mask(
     return mask
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images (n, 28, 28, 1) and the columns before them: labels (n, 1), or none (n, 0)."""
-    before = len(columns) - len(PIXEL_COLUMNS)
-    with _open(path, columns) as lines:
-        # An upper bound: a cell takes at least two bytes. Memory that no row fills is not touched.
-        capacity = path.stat().st_size // (2 * len(columns)) + 1
-        labels = np.empty((capacity, before), np.uint8)
-        pixels = np.empty((capacity, len(PIXEL_COLUMNS)), np.uint8)
-        count = 0
-        for cells in _read_blocks(lines, path, columns, BLOCK_ROWS):
-            block = slice(count, count + len(cells))
-            labels[block], pixels[block] = cells[:, :before], cells[:, before:]
-            count += len(cells)
-    return pixels[:count].reshape(-1, SIDE, SIDE, 1), labels[:count]
-
-
 @contextmanager
 def _open(path: Path, columns: Sequence[str]) -> Iterator[Iterator[bytes]]:
     """Check the header and give the lines below it, at least one."""
@@ -175,11 +167,11 @@ def _open(path: Path, columns: Sequence[str]) -> Iterator[Iterator[bytes]]:
 
 
 def _read_blocks(
-    lines: Iterator[bytes], path: Path, columns: Sequence[str], block_rows: int
+    lines: Iterator[bytes], path: Path, columns: Sequence[str]
 ) -> Iterator[NDArray[np.uint8]]:
-    """The checked cells below the header, (up to block_rows, len(columns)) at a time."""
+    """The checked cells below the header, (up to BLOCK_ROWS, len(columns)) at a time."""
     row = 1
-    while block := list(islice(lines, block_rows)):
+    while block := list(islice(lines, BLOCK_ROWS)):
         cells = _parse(block, len(columns))
         if cells is None or (columns is TRAIN_COLUMNS and cells[:, 0].max() >= CLASSES):
             raise _first_fault(path, row, columns, block)

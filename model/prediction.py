@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Probabilities = NDArray[np.float32]  # (n, 10), each row sums to 1
 
 BATCH_SIZE = 1000  # images per call into TensorFlow, in one thread
+PIECE = 8 * BATCH_SIZE  # images of which all views are in memory at a time
 SLICE = 32  # images at a time, so few that their activations stay in the processor's cache
 
 
@@ -53,10 +54,16 @@ def predict(
 
     Test-time augmentation: they are the mean over ``views`` of each image, see augmentation.view.
     """
-    seen = (in_form(view(images, share), form) for share in views)
-    of_views = np.concatenate(list(predictor(model)(seen)))
-    mean: Probabilities = of_views.reshape(len(views), len(images), 10).mean(axis=0)
-    return mean
+    predict_chunks = predictor(model)
+
+    def mean_over_views(piece: Images) -> Probabilities:
+        seen = (in_form(view(piece, share), form) for share in views)
+        of_views = np.concatenate(list(predict_chunks(seen)))
+        mean: Probabilities = of_views.reshape(len(views), len(piece), 10).mean(axis=0)
+        return mean
+
+    pieces = (images[i : i + PIECE] for i in range(0, len(images), PIECE))
+    return np.concatenate([mean_over_views(piece) for piece in pieces])
 
 
 def predictor(model: keras.Model) -> Callable[[Iterable[Images]], Iterator[Probabilities]]:

@@ -176,7 +176,7 @@ def prediction_rate(options: argparse.Namespace) -> dict[str, float]:
     """
     from model import networks, prediction
 
-    images = digits.read_test(options.data_dir / "test.csv")
+    images = np.concatenate(list(digits.iterate_test(options.data_dir / "test.csv")))
     theirs = plain_network()
 
     def seconds(predict: Callable[[], Any]) -> float:

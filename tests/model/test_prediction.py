@@ -32,7 +32,11 @@ def test_predicts_what_keras_predicts(model: keras.Model, monkeypatch: pytest.Mo
     np.testing.assert_allclose(probabilities, model.predict(IMAGES, verbose=0), rtol=1e-5)
 
 
-def test_a_prediction_is_the_mean_over_views_in_the_networks_form(model: keras.Model) -> None:
+@pytest.mark.parametrize("piece", [32, 8000])
+def test_a_prediction_is_the_mean_over_views_in_the_networks_form(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(prediction, "PIECE", piece)
     ours = prediction.predict(model, IMAGES, form="upright", views=(0, 0.3, -1))
     each = [
         model.predict(in_form(view(IMAGES, share), "upright"), verbose=0) for share in (0, 0.3, -1)

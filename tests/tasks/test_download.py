@@ -120,7 +120,8 @@ def test_sample_knows_its_answers_and_says_what_it_is() -> None:
     assert "not MNIST" in dataset.notice
     assert dataset.test_labels is not None
     images, labels = digits.read_train(dataset.train.location)
-    assert len(images) + len(digits.read_test(dataset.test.location)) == 1797
+    tested = sum(len(chunk) for chunk in digits.iterate_test(dataset.test.location))
+    assert len(images) + tested == 1797
     assert set(labels.tolist()) == set(range(10))
     answers = digits.read_submission(dataset.test_labels.location)
     digits.check_submission(dataset.test_labels.location, dataset.sample_submission.location)
@@ -136,7 +137,8 @@ def test_mnist_in_the_competitions_format(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: parts)
     dataset = stage.download.fn("mnist", "digit-recognizer", None)
     assert (digits.read_train(dataset.train.location)[0][..., 0] == images[:20]).all()
-    assert (digits.read_test(dataset.test.location)[..., 0] == images[20:]).all()
+    (test,) = digits.iterate_test(dataset.test.location)
+    assert (test[..., 0] == images[20:]).all()
     assert dataset.test_labels is not None
     assert (digits.read_submission(dataset.test_labels.location) == labels[20:]).all()
     assert "nothing from it can be submitted" in (dataset.notice or "")
