@@ -46,7 +46,8 @@ class ThisDisk(WritableFileSystem):
         except OSError as error:  # of which Prefect shows nothing on the terminal
             log().warning("A result was not saved (%s): a later run computes it again.", error)
             raise
-        shutil.rmtree(workspace.current().checkpoints / path, ignore_errors=True)
+        key = self._resolve_path(path).name  # Prefect gives the whole path
+        shutil.rmtree(workspace.current().checkpoints / key, ignore_errors=True)
 
     def _resolve_path(self, path: str) -> Path:
         """Prefect calls this too; a worker's workspace may be elsewhere than the flow's."""

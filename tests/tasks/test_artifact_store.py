@@ -658,7 +658,9 @@ def test_a_training_whose_result_is_saved_has_no_checkpoints(
 ) -> None:
     for key in ("ended", "under way"):
         (opened_workspace.checkpoints / key / "training").mkdir(parents=True)
-    stored_results.ThisDisk().write_path("ended", record("{}"))
+    path = opened_workspace.results / "ended"  # the whole path, as Prefect gives it
+    stored_results.ThisDisk().write_path(str(path), record("{}"))
+    assert path.is_file()
     assert [folder.name for folder in opened_workspace.checkpoints.iterdir()] == ["under way"]
 
 
