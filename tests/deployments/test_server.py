@@ -178,6 +178,18 @@ def test_secrets_are_in_no_parameter_log_or_answer(server: Server, killed_run: F
     assert SECRET.encode() not in database
 
 
+def test_a_killed_run_ends_as_crashed_and_somebody_is_told(
+    server: Server, killed_run: FlowRun, notifications: list[str]
+) -> None:
+    # Nothing else runs meanwhile: a locked SQLite makes Prefect's server put the event aside.
+    ended = server.wait_until_final(killed_run.id)
+    assert ended.state
+    assert ended.state.name == "Crashed"
+    assert "No heartbeat" in (ended.state.message or "")
+    told = wait_for("message", lambda: [text for text in notifications if ended.name in text])
+    assert "No heartbeat" in told[0]
+
+
 @pytest.mark.usefixtures("finished_run")  # so that its stages are cached
 def test_serve_runs_the_flow_from_one_process(server: Server) -> None:
     command = [str(BIN / "python"), str(ROOT / "deployments" / "serve.py"), "--source", "sample"]
@@ -224,17 +236,6 @@ def test_a_run_that_is_taken_and_never_started_ends_as_crashed(server: Server) -
         run = client.create_flow_run_from_deployment(deployment.id, state=Pending())
     assert server.wait_until_final(run.id).state_name == "Crashed"
     server.run("prefect", "automation", "delete", "soon")  # other runs are slower to start
-
-
-def test_a_killed_run_ends_as_crashed_and_somebody_is_told(
-    server: Server, killed_run: FlowRun, notifications: list[str]
-) -> None:
-    ended = server.wait_until_final(killed_run.id)
-    assert ended.state
-    assert ended.state.name == "Crashed"
-    assert "No heartbeat" in (ended.state.message or "")
-    told = wait_for("message", lambda: [text for text in notifications if ended.name in text])
-    assert "No heartbeat" in told[0]
 
 
 def test_the_next_run_goes_on_from_the_killed_ones_checkpoint(
