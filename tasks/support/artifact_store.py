@@ -137,7 +137,7 @@ class Store:
         for item in missing:
             if workspace.sha256_of(item.place) != item.sha256:
                 raise PermanentError(f"{item.place} was altered.", "Run the flow again.")
-        create_only = True
+        refused = False
         with self._transfers() as transfers:
             futures = [
                 transfers.upload(
@@ -151,10 +151,10 @@ class Store:
                 except ClientError as error:
                     code = error.response["Error"]["Code"]
                     if code == "NotImplemented" and self.create_only:
-                        create_only = False
+                        refused = True
                     elif code != "PreconditionFailed":  # which means: another machine was faster
                         raise
-        if not create_only:
+        if refused:  # as some servers do; by now no transfer is under way
             self.create_only = False
             self.upload(items)
             return
