@@ -119,6 +119,13 @@ def recipe_for(name: str, **fields: Any) -> Recipe:
     given = {field: value for field, value in fields.items() if value is not None}
     if "batch_size" in given:  # each lane needs at least one image
         given["lanes"] = min(RECIPES[name].lanes, max(1, given["batch_size"]))
+    if RECIPES[name].network == "deep" and given.get("batch_size") == 1:
+        # Its last feature map is one pixel: normalised over one image, each value would be zero.
+        raise PermanentError(
+            f"The recipe {name} cannot learn from one image at a time: batch normalisation "
+            "needs several.",
+            "Use a batch size of 2 or more.",
+        )
     try:
         return Recipe.model_validate(RECIPES[name].model_dump() | given)
     except ValidationError as error:

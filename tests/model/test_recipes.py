@@ -98,6 +98,12 @@ def test_no_more_lanes_than_images_in_a_batch() -> None:
     assert recipe_for("classic", batch_size=2).lanes == recipe_for("classic").lanes == 2
 
 
+def test_batch_normalisation_needs_more_than_one_image() -> None:
+    with pytest.raises(PermanentError, match=r"best cannot learn from one image.* 2 or more"):
+        recipe_for("best", batch_size=1)
+    assert recipe_for("best", batch_size=2).batch_size == 2
+
+
 def test_an_unknown_name_tells_the_known_ones() -> None:
     with pytest.raises(PermanentError, match=r"no recipe 'classical'.*classic"):
         recipe_for("classical")
