@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from flows.settings import Settings
-from flows.temporary_server import TemporaryServer
 from tests.dask_cluster import Cluster
 from tests.end_to_end.command import SAME_BYTES, SLOW_TRAINING, error_line, run, start
 from tests.end_to_end.test_runners import made
@@ -26,30 +25,17 @@ TRAINED = re.compile(r"Member (\d+), epoch (\d+)/")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """One Prefect server for all runs and workers of this file."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        running = TemporaryServer()
-    running.wait()
-    yield {"HOME": str(home), "PREFECT_HOME": str(home), "PREFECT_API_URL": running.api_url}
-    running.process.terminate()
-    running.process.wait()
-
-
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, server: dict[str, str]) -> Path:
+def calm(tmp_path_factory: pytest.TempPathFactory, served: dict[str, str]) -> Path:
     """The workspace of a run in one process: what all others must come to."""
     workspace = tmp_path_factory.mktemp("calm")
-    done = run(*OPTIONS, "--runner", "local", "--workspace", workspace, **server)
+    done = run(*OPTIONS, "--runner", "local", "--workspace", workspace, **served)
     assert done.returncode == 0, done.stderr
     return workspace
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, server: dict[str, str]) -> Iterator[Cluster]:
-    with Cluster(tmp_path / "cluster", **server) as running:
+def cluster(tmp_path: Path, served: dict[str, str]) -> Iterator[Cluster]:
+    with Cluster(tmp_path / "cluster", **served) as running:
         yield running
 
 
@@ -71,18 +57,18 @@ def assert_same(workspace: Path, calm: Path) -> None:
 
 
 def test_workers_that_the_run_starts_itself(
-    tmp_path: Path, server: dict[str, str], calm: Path
+    tmp_path: Path, served: dict[str, str], calm: Path
 ) -> None:
-    done = run(*OPTIONS, "--runner=dask", "--workers=2", "--workspace", tmp_path / "w", **server)
+    done = run(*OPTIONS, "--runner=dask", "--workers=2", "--workspace", tmp_path / "w", **served)
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "w", calm)
 
 
 def test_a_worker_is_killed_and_another_joins_late(
-    tmp_path: Path, cluster: Cluster, server: dict[str, str], calm: Path
+    tmp_path: Path, cluster: Cluster, served: dict[str, str], calm: Path
 ) -> None:
     cluster.worker("first")
-    with start(*on(cluster, tmp_path / "workspace"), **server) as process:
+    with start(*on(cluster, tmp_path / "workspace"), **served) as process:
         cluster.wait_for(f"epoch 2/{EPOCHS}", "first")
         cluster.worker("late")
         cluster.kill("first")
@@ -122,11 +108,11 @@ def assert_nothing_twice(cluster: Cluster) -> None:
 
 
 def test_the_scheduler_is_killed(
-    tmp_path: Path, cluster: Cluster, server: dict[str, str], calm: Path
+    tmp_path: Path, cluster: Cluster, served: dict[str, str], calm: Path
 ) -> None:
     workspace = tmp_path / "workspace"
     cluster.worker("first")
-    with start(*on(cluster, workspace), **server) as process:
+    with start(*on(cluster, workspace), **served) as process:
         cluster.wait_for("Finished in state Completed", "first")
         cluster.kill("scheduler")
         _, err = process.communicate()
@@ -137,19 +123,19 @@ def test_the_scheduler_is_killed(
     before = {member for member, epoch in trained(cluster, "first") if epoch == EPOCHS}
     assert before
 
-    with Cluster(tmp_path / "again", **server) as again:
+    with Cluster(tmp_path / "again", **served) as again:
         again.worker("second")
-        done = run(*on(again, workspace), **server)
+        done = run(*on(again, workspace), **served)
         assert done.returncode == 0, done.stderr
         assert_same(workspace, calm)
         assert not before & {member for member, _ in trained(again, "second")}
 
 
-def test_a_member_that_kills_its_workers_is_named(tmp_path: Path, server: dict[str, str]) -> None:
+def test_a_member_that_kills_its_workers_is_named(tmp_path: Path, served: dict[str, str]) -> None:
     no_more_deaths = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}  # three by default
-    with Cluster(tmp_path / "cluster", **server, **no_more_deaths) as cluster:
+    with Cluster(tmp_path / "cluster", **served, **no_more_deaths) as cluster:
         cluster.worker("only")
-        with start(*on(cluster, tmp_path / "workspace"), **server) as process:
+        with start(*on(cluster, tmp_path / "workspace"), **served) as process:
             cluster.wait_for(TRAINED.pattern, "only")
             cluster.kill("only")
             _, err = process.communicate()
@@ -161,7 +147,7 @@ def test_a_member_that_kills_its_workers_is_named(tmp_path: Path, server: dict[s
 def test_workers_with_empty_disks_go_through_the_store(
     tmp_path: Path,
     cluster: Cluster,
-    server: dict[str, str],
+    served: dict[str, str],
     calm: Path,
     s3: S3Server,  # noqa: F811
 ) -> None:
@@ -170,13 +156,13 @@ def test_workers_with_empty_disks_go_through_the_store(
     cluster.worker("worker", DIGIT_RECOGNIZER_WORKSPACE=disk, **s3.environment)
     cluster.wait_for("Registered to", "worker")
 
-    done = run(*on(cluster, workspace), **server)
+    done = run(*on(cluster, workspace), **served)
     assert done.returncode == 1
     assert "no --artifact-store" in error_line(done)
     assert not (workspace / "data/train.csv").exists()  # before any work
 
     store = ["--artifact-store", f"s3://{BUCKET}/{tmp_path.name}"]
-    done = run(*on(cluster, workspace), *store, **server, **s3.environment)
+    done = run(*on(cluster, workspace), *store, **served, **s3.environment)
     assert done.returncode == 0, done.stderr
     assert_same(workspace, calm)
     assert trained(cluster, "worker").keys() >= {(member, EPOCHS) for member in range(MEMBERS)}
@@ -184,7 +170,7 @@ def test_workers_with_empty_disks_go_through_the_store(
 
     shutil.rmtree(workspace)  # both disks empty: finished members come from the store
     shutil.rmtree(disk)
-    done = run(*on(cluster, workspace), *store, **server, **s3.environment)
+    done = run(*on(cluster, workspace), *store, **served, **s3.environment)
     assert done.returncode == 0, done.stderr
     assert_same(workspace, calm)
     assert max(trained(cluster, "worker").values()) == 1
@@ -193,7 +179,7 @@ def test_workers_with_empty_disks_go_through_the_store(
 def test_a_worker_with_a_disk_of_its_own_is_killed(
     tmp_path: Path,
     cluster: Cluster,
-    server: dict[str, str],
+    served: dict[str, str],
     calm: Path,
     s3: S3Server,  # noqa: F811
 ) -> None:
@@ -204,7 +190,7 @@ def test_a_worker_with_a_disk_of_its_own_is_killed(
     worker("first")
     command = on(cluster, tmp_path / "workspace")
     store = ["--artifact-store", f"s3://{BUCKET}/{tmp_path.name}"]
-    with start(*command, *store, **server, **s3.environment) as process:
+    with start(*command, *store, **served, **s3.environment) as process:
         cluster.wait_for(f"epoch 3/{EPOCHS}", "first")
         worker("late")
         cluster.kill("first")
@@ -218,16 +204,16 @@ def test_a_worker_with_a_disk_of_its_own_is_killed(
 
 
 def test_a_cluster_that_cannot_work_is_one_error(
-    tmp_path: Path, cluster: Cluster, server: dict[str, str]
+    tmp_path: Path, cluster: Cluster, served: dict[str, str]
 ) -> None:
     nobody = [*OPTIONS, "--runner=dask", "--dask-address=tcp://127.0.0.1:9"]
     patience = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s"}  # instead of 30
-    done = run(*nobody, "--workspace", tmp_path / "w", **server, **patience)
+    done = run(*nobody, "--workspace", tmp_path / "w", **served, **patience)
     assert done.returncode == 1
     assert "No Dask scheduler answers" in error_line(done)
 
     cluster.worker("wide", "--nthreads=2")
     cluster.wait_for("Registered to", "wide")
-    done = run(*on(cluster, tmp_path / "w"), **server)
+    done = run(*on(cluster, tmp_path / "w"), **served)
     assert done.returncode == 1
     assert "--nthreads 1" in error_line(done)
