@@ -30,22 +30,22 @@ def stopped(
         return process.wait(), said
 
 
-def test_stopped_three_times(tmp_path: Path, served: dict[str, str]) -> None:
+def test_stopped_three_times(tmp_path: Path, environment: dict[str, str]) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    done = run(*OPTIONS, "--workspace", undisturbed, **served)
+    done = run(*OPTIONS, "--workspace", undisturbed, **environment)
     assert done.returncode == 0, done.stderr
 
-    code, said = stopped(disturbed, served, f"epoch 1/{EPOCHS}", signal.SIGTERM)
+    code, said = stopped(disturbed, environment, f"epoch 1/{EPOCHS}", signal.SIGTERM)
     assert code == 128 + signal.SIGTERM, said
     assert said.count("stopped by SIGTERM") == 1
-    code, said = stopped(disturbed, served, f"epoch 3/{EPOCHS}", signal.SIGINT)
+    code, said = stopped(disturbed, environment, f"epoch 3/{EPOCHS}", signal.SIGINT)
     assert code == 128 + signal.SIGINT, said
     assert said.count("stopped by Ctrl-C") == 1
     assert "Traceback" not in said
-    code, said = stopped(disturbed, served, f"epoch 5/{EPOCHS}", signal.SIGKILL)
+    code, said = stopped(disturbed, environment, f"epoch 5/{EPOCHS}", signal.SIGKILL)
     assert code == -signal.SIGKILL, said
 
-    done = run(*OPTIONS, "--workspace", disturbed, **served)
+    done = run(*OPTIONS, "--workspace", disturbed, **environment)
     assert done.returncode == 0, done.stderr
     assert f"epoch 1/{EPOCHS}" not in done.stderr
     assert f"epoch {EPOCHS}/{EPOCHS}" in done.stderr
@@ -79,11 +79,11 @@ def caught(status: str) -> int:
     return int(status.partition("SigCgt:")[2].split()[0], 16)
 
 
-def test_two_runs_at_once_train_once(tmp_path: Path, served: dict[str, str]) -> None:
+def test_two_runs_at_once_train_once(tmp_path: Path, environment: dict[str, str]) -> None:
     workspace = tmp_path / "workspace"
     with (
-        start(*OPTIONS, "--workspace", workspace, **served) as first,
-        start(*OPTIONS, "--workspace", workspace, **served) as second,
+        start(*OPTIONS, "--workspace", workspace, **environment) as first,
+        start(*OPTIONS, "--workspace", workspace, **environment) as second,
     ):
         said = [process.communicate()[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
